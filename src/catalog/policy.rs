@@ -1,0 +1,122 @@
+//! Policies: how to crawl.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::fields::{Reader, RowProblem, Shown, key_id, key_text, read_name, read_row};
+use super::plan::{read_list, read_one, write};
+use super::{Arrival, CatalogTable, Plan, fields, ids, policy_document, policy_rules, time};
+use crate::change::{Cause, ChangeKind, Document, Key, Row, Table};
+use crate::proto::policy_event::EventType;
+use crate::proto::request::Command;
+use crate::proto::{Policy, PolicyEvent, ResponseListPolicies, ResponseNewPolicy, event, response};
+use crate::proto::{RequestDeletePolicy, RequestGetPolicy, RequestListPolicies};
+use crate::store::{IfMissing, IfPresent, Mutation, Order};
+
+pub(super) const TABLE: CatalogTable = CatalogTable {
+    name: "policy",
+    primary_key: "id",
+    subscribes: |command| matches!(command, Command::SubscribePolicyList(_)),
+    event: show_event,
+    check,
+};
+
+fn table() -> Table {
+    TABLE.table()
+}
+
+fn missing(id: Uuid) -> String {
+    format!("No policy exists with ID={id}")
+}
+
+pub(super) fn list(request: &RequestListPolicies) -> Result<Plan, String> {
+    let body = |policies, total| response::Body::ListPolicies(ResponseListPolicies { policies, total });
+    read_list(table(), Order::Member("name"), request.page, show_summary, body)
+}
+
+pub(super) fn get(request: &RequestGetPolicy) -> Result<Plan, String> {
+    let id = ids::required("policy_id", &request.policy_id)?;
+    Ok(read_one(table(), ids::key(id), missing(id), show, response::Body::Policy))
+}
+
+/// Inserts `policy`, or writes it over the one it names: lists are replaced, and so are limits, set or not; what a row has
+/// beyond the messages stays.
+pub(super) fn set(policy: &Policy, arrival: &Arrival) -> Result<Plan, String> {
+    let id = ids::optional("policy_id", policy.policy_id.as_deref())?;
+    let captcha_solver_id = ids::optional("captcha_solver_id", policy.captcha_solver_id.as_deref())?;
+    policy_rules::check(policy)?;
+    let mut members = policy_document::members(policy, captcha_solver_id);
+    let now = time::stored(arrival.now);
+    members.insert("updated_at".to_owned(), now.clone());
+    if let Some(id) = id {
+        let patch = Document::from_object(members);
+        return Ok(write(Mutation::update(table(), ids::key(id), patch, missing(id)), None));
+    }
+    members.insert("created_at".to_owned(), now);
+    members.insert("id".to_owned(), arrival.fresh_id.to_string().into());
+    let mutation = Mutation {
+        table: table(),
+        key: ids::key(arrival.fresh_id),
+        if_missing: IfMissing::Insert(Document::from_object(members)),
+        if_present: IfPresent::Refuse("The ID for the new policy is taken. Try again.".to_owned()),
+        cause: Cause::Write,
+    };
+    let policy_id = Bytes::copy_from_slice(arrival.fresh_id.as_bytes());
+    Ok(write(mutation, Some(response::Body::NewPolicy(ResponseNewPolicy { policy_id }))))
+}
+
+pub(super) fn delete(request: &RequestDeletePolicy) -> Result<Plan, String> {
+    let id = ids::required("policy_id", &request.policy_id)?;
+    Ok(write(Mutation::delete(table(), ids::key(id)), None))
+}
+
+fn show_event(kind: ChangeKind, key: &Key, document: &Document) -> Result<Shown<event::Body>, RowProblem> {
+    let event_type = match kind {
+        ChangeKind::Added => EventType::Added,
+        ChangeKind::Updated => EventType::Updated,
+        ChangeKind::Deleted => EventType::Deleted,
+    };
+    let policy_id = Bytes::copy_from_slice(key_id(key)?.as_bytes());
+    let shown = read_name(document, "name")?;
+    Ok(shown.map(|name| {
+        let event_type = Some(event_type.into());
+        event::Body::PolicyEvent(PolicyEvent { event_type, policy_id: Some(policy_id), name })
+    }))
+}
+
+fn show(row: &Row) -> Result<Shown<Policy>, RowProblem> {
+    let id = key_id(&row.key)?;
+    read_row(&row.document, |members| {
+        let summary = read_summary(id, members);
+        policy_document::read(summary, members)
+    })
+}
+
+/// A policy as lists show it.
+fn show_summary(row: &Row) -> Result<Shown<Policy>, RowProblem> {
+    let id = key_id(&row.key)?;
+    read_row(&row.document, |members| read_summary(id, members))
+}
+
+fn read_summary(id: Uuid, members: &mut Reader<'_, '_>) -> Policy {
+    Policy {
+        policy_id: Some(Bytes::copy_from_slice(id.as_bytes())),
+        name: members.required("name", fields::text),
+        created_at: Some(members.required("created_at", time::text).unwrap_or_else(|| time::UNKNOWN.to_owned())),
+        updated_at: Some(members.required("updated_at", time::text).unwrap_or_else(|| time::UNKNOWN.to_owned())),
+        ..Policy::default()
+    }
+}
+
+fn check(document: &Document) -> Result<Key, String> {
+    let shown = read_row(document, |members| {
+        let key = members.required("id", key_text);
+        let summary = read_summary(Uuid::nil(), members);
+        policy_document::read(summary, members);
+        key
+    });
+    fields::checked(shown)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! What is printed: a table that is plain text and Markdown at once, or JSON.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::load::{Pace, Run};
+
+/// Prints rows to standard output as they come.
+#[derive(Debug)]
+pub(super) struct Report {
+    format: Format,
+    setting: Setting,
+    has_begun: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Table,
+    Json,
+}
+
+/// What all rows have in common.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) subscribers: usize,
+    pub(super) payload_bytes: usize,
+    pub(super) duration: Duration,
+    /// Where the data of durable stores is, if there are any.
+    pub(super) place: Option<String>,
+}
+
+const FOOTNOTE: &str = "
+A change is in flight until it is acknowledged and every subscriber has read it; at a fixed rate it does not wait.
+Latency: from sending the request for a change (at a fixed rate: from when it was due) until a subscriber has read its
+event, over all subscribers. The load generator's own delays are in it.
+CPU: user and system time, 100% is one core; generator is this process. µs CPU is the server's time per message delivered.
+lost: changes that a subscriber never got, warm-up included; also none may come twice or out of order.
+KB/sub: growth of the server's resident memory by the subscribers, for each of them.
+";
+
+struct Column {
+    title: &'static str,
+    width: usize,
+    cell: fn(&str, &Run) -> String,
+}
+
+const COLUMNS: &[Column] = &[
+    Column { title: "store", width: 6, cell: |store, _| store.to_owned() },
+    Column { title: "load", width: 12, cell: |_, run| pace(run.pace) },
+    Column { title: "changes/s", width: 9, cell: |_, run| grouped(per_second(run.changes, run.elapsed)) },
+    Column { title: "delivered/s", width: 11, cell: |_, run| grouped(per_second(run.delivered, run.elapsed)) },
+    Column { title: "per CPU-s", width: 9, cell: |_, run| or_dash(per_cpu_second(run).map(grouped)) },
+    Column { title: "µs CPU", width: 6, cell: |_, run| or_dash(cpu_micros(run).map(|micros| format!("{micros:.2}"))) },
+    Column { title: "p50 ms", width: 8, cell: |_, run| millis(run.latency.value_at_quantile(0.5)) },
+    Column { title: "p99 ms", width: 8, cell: |_, run| millis(run.latency.value_at_quantile(0.99)) },
+    Column { title: "p99.9 ms", width: 8, cell: |_, run| millis(run.latency.value_at_quantile(0.999)) },
+    Column { title: "max ms", width: 8, cell: |_, run| millis(run.latency.max()) },
+    Column { title: "lost", width: 4, cell: |_, run| run.faults.lost.to_string() },
+    Column { title: "server CPU", width: 10, cell: |_, run| or_dash(run.server_cpu.map(|cpu| percent(cpu, run))) },
+    Column { title: "generator CPU", width: 13, cell: |_, run| percent(run.generator_cpu, run) },
+    Column { title: "KB/sub", width: 6, cell: |_, run| or_dash(bytes_per_subscriber(run).map(kilobytes)) },
+    Column { title: "RSS MB", width: 6, cell: |_, run| or_dash(run.memory.map(|memory| megabytes(memory.after_run))) },
+];
+
+impl Report {
+    pub(super) fn new(format: Format, setting: Setting) -> Self {
+        Self { format, setting, has_begun: false }
+    }
+
+    pub(super) fn row(&mut self, store: &str, run: &Run) -> std::io::Result<()> {
+        match self.format {
+            Format::Json => print(&format!("{}\n", json(store, &self.setting, run))),
+            Format::Table => {
+                let head = if self.has_begun { String::new() } else { self.setting.heading() };
+                self.has_begun = true;
+                print(&(head + &line(|column| (column.cell)(store, run))))
+            }
+        }
+    }
+
+    /// Says what the rows mean, if there were any.
+    pub(super) fn end(&self) -> std::io::Result<()> {
+        if self.has_begun { print(FOOTNOTE) } else { Ok(()) }
+    }
+}
+
+impl Setting {
+    fn heading(&self) -> String {
+        let mut text = format!(
+            "starfeed {VERSION}: {} subscribers, messages of {} bytes, {} s per row, {} CPUs for server and generator",
+            self.subscribers,
+            self.payload_bytes,
+            self.duration.as_secs_f64(),
+            cpus().map_or_else(|| "?".to_owned(), |cpus| cpus.to_string()),
+        );
+        if let Some(place) = &self.place {
+            text.push_str(&format!(", data in {place}"));
+        }
+        text.push_str("\n\n");
+        text.push_str(&line(|column| column.title.to_owned()));
+        text.push_str(&line(|column| format!("{}:", "-".repeat(column.width - 1))));
+        text
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn cpus() -> Option<usize> {
+    std::thread::available_parallelism().ok().map(usize::from)
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+fn line(cell: impl Fn(&Column) -> String) -> String {
+    let cells: Vec<String> = COLUMNS.iter().map(|column| format!("{:>1$}", cell(column), column.width)).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn json(store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
+    let millis = |micros: u64| micros as f64 / 1000.0;
+    let (in_flight, rate) = match run.pace {
+        Pace::InFlight(changes) => (Some(changes), None),
+        Pace::PerSecond(changes) => (None, Some(changes)),
+    };
+    serde_json::json!({
+        "version": VERSION,
+        "cpus": cpus(),
+        "payload_bytes": setting.payload_bytes,
+        "store": store,
+        "in_flight": in_flight,
+        "rate": rate,
+        "subscribers": setting.subscribers,
+        "seconds": run.elapsed.as_secs_f64(),
+        "changes": run.changes,
+        "delivered": run.delivered,
+        "changes_per_second": per_second(run.changes, run.elapsed),
+        "delivered_per_second": per_second(run.delivered, run.elapsed),
+        "delivered_per_cpu_second": per_cpu_second(run),
+        "server_cpu_us_per_message": cpu_micros(run),
+        "latency_ms": {
+            "p50": millis(run.latency.value_at_quantile(0.5)),
+            "p99": millis(run.latency.value_at_quantile(0.99)),
+            "p99.9": millis(run.latency.value_at_quantile(0.999)),
+            "max": millis(run.latency.max()),
+        },
+        "lost": run.faults.lost,
+        "repeated": run.faults.repeated,
+        "out_of_order": run.faults.out_of_order,
+        "server_cpu_seconds": run.server_cpu.map(|cpu| cpu.as_secs_f64()),
+        "generator_cpu_seconds": run.generator_cpu.as_secs_f64(),
+        "bytes_per_subscriber": bytes_per_subscriber(run),
+        "rss_before_subscribers": run.memory.map(|memory| memory.before_subscribers),
+        "rss_with_subscribers": run.memory.map(|memory| memory.with_subscribers),
+        "rss_after_run": run.memory.map(|memory| memory.after_run),
+    })
+}
+
+fn pace(pace: Pace) -> String {
+    match pace {
+        Pace::InFlight(changes) => format!("{changes} in flight"),
+        Pace::PerSecond(changes) => format!("{}/s", grouped(f64::from(changes))),
+    }
+}
+
+fn per_second(count: u64, elapsed: Duration) -> f64 {
+    count as f64 / elapsed.as_secs_f64()
+}
+
+/// `None` also when there was too little to measure.
+fn per_cpu_second(run: &Run) -> Option<f64> {
+    run.server_cpu.filter(|cpu| !cpu.is_zero()).map(|cpu| per_second(run.delivered, cpu))
+}
+
+fn cpu_micros(run: &Run) -> Option<f64> {
+    run.server_cpu.filter(|_| run.delivered > 0).map(|cpu| cpu.as_secs_f64() * 1e6 / run.delivered as f64)
+}
+
+fn percent(cpu: Duration, run: &Run) -> String {
+    format!("{:.0}%", 100.0 * cpu.as_secs_f64() / run.elapsed.as_secs_f64())
+}
+
+fn bytes_per_subscriber(run: &Run) -> Option<u64> {
+    let memory = run.memory?;
+    memory.with_subscribers.saturating_sub(memory.before_subscribers).checked_div(run.subscribers as u64)
+}
+
+fn kilobytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1000.0)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0}", bytes as f64 / 1e6)
+}
+
+fn millis(micros: u64) -> String {
+    format!("{:.3}", micros as f64 / 1000.0)
+}
+
+/// A whole number with its thousands apart.
+fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn or_dash(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "-".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use hdrhistogram::Histogram;
+
+    use super::super::load::Memory;
+    use super::super::sequence::Faults;
+    use super::*;
+
+    fn run() -> Run {
+        let mut latency = Histogram::new_with_bounds(1, 1_000_000, 3).expect("valid bounds");
+        latency.record_n(1500, 99).expect("in bounds");
+        latency.record(20_000).expect("in bounds");
+        Run {
+            pace: Pace::InFlight(32),
+            subscribers: 1000,
+            elapsed: Duration::from_secs(2),
+            changes: 3000,
+            delivered: 3_000_000,
+            server_cpu: Some(Duration::from_millis(1500)),
+            generator_cpu: Duration::from_millis(500),
+            latency,
+            faults: Faults::default(),
+            memory: Some(Memory {
+                before_subscribers: 10_000_000,
+                with_subscribers: 16_000_000,
+                after_run: 24_000_000,
+            }),
+        }
+    }
+
+    fn setting() -> Setting {
+        Setting { subscribers: 1000, payload_bytes: 200, duration: Duration::from_secs(5), place: None }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [(0.0, "0"), (12.4, "12"), (999.6, "1,000"), (1_234_567.0, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn a_row_has_one_aligned_cell_for_each_column() {
+        let heading = setting().heading();
+        let title = heading.lines().nth(2).expect("a line of titles").to_owned() + "\n";
+        let row = line(|column| (column.cell)("disk", &run()));
+        assert_eq!(row.chars().count(), title.chars().count(), "\n{title}{row}");
+        let cells: Vec<&str> = row.trim_matches(['|', ' ', '\n']).split('|').map(str::trim).collect();
+        assert_eq!(cells[..7], ["disk", "32 in flight", "1,500", "1,500,000", "2,000,000", "0.50", "1.500"]);
+        assert_eq!(cells[9..], ["20.015", "0", "75%", "25%", "6.0", "24"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_made_up() {
+        let unknown = Run { server_cpu: None, memory: None, ..run() };
+        let row = line(|column| (column.cell)("-", &unknown));
+        assert_eq!(row.split('|').filter(|cell| cell.trim() == "-").count(), 6, "{row}");
+        let json = json("-", &setting(), &unknown);
+        assert!(json["server_cpu_seconds"].is_null() && json["bytes_per_subscriber"].is_null());
+    }
+
+    #[test]
+    fn json_has_the_same_numbers() {
+        let json = json("memory", &setting(), &run());
+        assert_eq!(json["delivered_per_cpu_second"], 2_000_000.0);
+        assert_eq!(json["latency_ms"]["p50"], 1.5);
+        assert_eq!(json["bytes_per_subscriber"], 6000);
+    }
+}

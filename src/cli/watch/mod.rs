@@ -1,0 +1,348 @@
+//! `starfeed watch`.
+
+mod connection;
+mod event;
+mod live;
+mod screen;
+mod view;
+
+use std::convert::Infallible;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use connection::{Backoff, Connection};
+use event::{Notice, WatchedTable, json_line};
+use live::LiveScreen;
+use view::View;
+
+use super::server_url::ServerUrl;
+use super::text::printable;
+use crate::client::ClientError;
+
+/// Watch tables live
+///
+/// Subscribes to the tables and shows their rows and every change: green is added, yellow updated, red deleted. Rows that
+/// just changed come first where the screen is too small for all. Ctrl-C ends it.
+///
+/// With --json, or when standard output is no terminal, each event is one line of JSON instead. The rows that are there
+/// at the start come as ADDED. A lost connection is made again, after 0.5 to 10 seconds.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  starfeed watch                            all tables, on the screen
+  starfeed watch policy schedule --for 60   two of them, for a minute
+  starfeed watch policy --json --count 10   the first ten events as JSON
+  starfeed watch | jq -r 'select(.type == \"DELETED\") | .name'
+
+Lines of JSON:
+  {\"table\":\"policy\",\"type\":\"ADDED\",\"key\":\"f3ebf024-…\",\"name\":\"Broad crawl\"}
+    `type` is ADDED, UPDATED or DELETED. `key` is the id of the row, or the
+    domain of a domain login, whose `name` is null.
+  {\"table\":\"policy\",\"type\":\"CLOSED\",\"message\":\"…\"}
+    The server ended the subscription of this table. It is made again: forget
+    the rows of the table, those that are still there come as ADDED.
+  {\"type\":\"RECONNECTED\"}
+    The connection was lost and is there again: forget the rows of all tables,
+    those that are still there come as ADDED.")]
+pub(super) struct WatchArgs {
+    /// The tables to watch [default: all of them]
+    #[arg(value_name = "TABLE")]
+    tables: Vec<WatchedTable>,
+    /// Write each event as one line of JSON, also to a terminal
+    #[arg(long)]
+    json: bool,
+    /// End after so many seconds, for example `60` or `0.5`
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    duration: Option<Duration>,
+    /// End after so many events of rows (ADDED, UPDATED, DELETED), initial rows included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    #[command(flatten)]
+    server: ServerUrl,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map_err(|_| "it is no number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+impl WatchArgs {
+    fn tables(&self) -> Vec<WatchedTable> {
+        let is_wanted = |table: &WatchedTable| self.tables.is_empty() || self.tables.contains(table);
+        WatchedTable::ALL.into_iter().filter(is_wanted).collect()
+    }
+}
+
+pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let tables = args.tables();
+    let is_live = !args.json && std::io::stdout().is_terminal();
+    let output = if is_live {
+        Output::Live(LiveScreen::new(View::new(printable(&args.server.get()), &tables, started)))
+    } else {
+        Output::Json(String::new())
+    };
+    let mut watch = Watch {
+        server: args.server,
+        tables,
+        output,
+        deadline: args.duration.and_then(|duration| started.checked_add(duration)),
+        events_left: args.count,
+    };
+    if !is_live {
+        // The signals keep their default effect: they end it even while nobody reads its output.
+        return watch.run().await.into_result();
+    }
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
+    tokio::select! {
+        // A signal is looked for first: a flood of events must not keep a user in.
+        biased;
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        stop = watch.run() => stop.into_result(),
+    }
+}
+
+/// Why a watch ends.
+#[derive(Debug)]
+enum Stop {
+    /// It has shown what it was to show, or nobody looks any more.
+    Done,
+    Failed(anyhow::Error),
+}
+
+impl Stop {
+    fn into_result(self) -> anyhow::Result<()> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::Done,
+            _ => Self::Failed(anyhow::Error::new(error).context("the events cannot be written")),
+        }
+    }
+}
+
+/// After as many events that came at once, they are written.
+const BATCH_EVENTS_MAX: usize = 1000;
+const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// To wake up once more costs nothing.
+const LONG: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct Watch {
+    server: ServerUrl,
+    tables: Vec<WatchedTable>,
+    output: Output,
+    deadline: Option<Instant>,
+    events_left: Option<u64>,
+}
+
+impl Watch {
+    async fn run(&mut self) -> Stop {
+        let mut backoff = Backoff::default();
+        let mut is_again = false;
+        loop {
+            let opened = Instant::now();
+            let error = match self.connect().await {
+                Ok(mut connection) => {
+                    let Err(end) = self.follow(&mut connection, is_again).await;
+                    match end {
+                        End::Lost(error) => error,
+                        End::Stop(stop) => return stop,
+                    }
+                }
+                Err(error) if !is_again => return Stop::Failed(error.into()),
+                Err(error) => error,
+            };
+            is_again = true;
+            let retry_in = backoff.pause_after(opened.elapsed());
+            if let Err(stop) = self.pause(error, retry_in).await {
+                return stop;
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, ClientError> {
+        let opening = Connection::open(&self.server, &self.tables);
+        let Some(deadline) = self.deadline else { return opening.await };
+        timeout_at(deadline, opening).await.unwrap_or_else(|_| {
+            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the time of --for");
+            Err(ClientError::Connect { address: self.server.get(), error })
+        })
+    }
+
+    /// Shows what comes until something ends it.
+    async fn follow(&mut self, connection: &mut Connection, is_again: bool) -> Result<Infallible, End> {
+        self.show(&Notice::Connected { is_again })?;
+        for table in self.tables.clone() {
+            self.show(&Notice::Subscribed(table))?;
+        }
+        loop {
+            let mut next = Some(connection.next(self.wake()).await);
+            let mut events = 0;
+            let mut lost = None;
+            while let Some(notice) = next {
+                match notice {
+                    Ok(Some(notice)) => self.show(&notice)?,
+                    Ok(None) => {}
+                    Err(error) => {
+                        lost = Some(error);
+                        break;
+                    }
+                }
+                events += 1;
+                next = if events < BATCH_EVENTS_MAX { connection.ready() } else { None };
+            }
+            self.flush()?;
+            if let Some(error) = lost {
+                return Err(End::Lost(error));
+            }
+        }
+    }
+
+    async fn pause(&mut self, error: ClientError, retry_in: Duration) -> Result<(), Stop> {
+        let until = Instant::now() + retry_in;
+        self.show(&Notice::Lost { error: error.to_string(), retry_in })?;
+        while Instant::now() < until {
+            sleep_until(self.wake().min(until)).await;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, notice: &Notice) -> Result<(), Stop> {
+        self.output.show(notice, Instant::now())?;
+        if let (Notice::Row(_), Some(left)) = (notice, &mut self.events_left) {
+            *left -= 1;
+            if *left == 0 {
+                self.output.flush(Instant::now())?;
+                return Err(Stop::Done);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        let now = Instant::now();
+        self.output.flush(now)?;
+        if self.deadline.is_some_and(|deadline| deadline <= now) { Err(Stop::Done) } else { Ok(()) }
+    }
+
+    fn wake(&self) -> Instant {
+        let wake = [self.output.due(), self.deadline].into_iter().flatten().min();
+        wake.unwrap_or_else(|| Instant::now() + LONG)
+    }
+}
+
+/// Why a connection is followed no more.
+#[derive(Debug)]
+enum End {
+    Lost(ClientError),
+    Stop(Stop),
+}
+
+impl From<Stop> for End {
+    fn from(stop: Stop) -> Self {
+        Self::Stop(stop)
+    }
+}
+
+/// Where events go.
+#[derive(Debug)]
+enum Output {
+    Live(LiveScreen),
+    /// Lines that are not written yet.
+    Json(String),
+}
+
+impl Output {
+    fn show(&mut self, notice: &Notice, now: Instant) -> std::io::Result<()> {
+        let lines = match self {
+            Self::Live(screen) => {
+                screen.apply(notice, now);
+                return Ok(());
+            }
+            Self::Json(lines) => lines,
+        };
+        match notice {
+            Notice::Lost { error, retry_in } => {
+                eprintln!("starfeed: {}; trying again in {} s", printable(error), retry_in.as_secs_f32());
+            }
+            Notice::Connected { is_again: true } => eprintln!("starfeed: connected again"),
+            Notice::Connected { is_again: false } | Notice::Subscribed(_) | Notice::Row(_) | Notice::Closed { .. } => {}
+        }
+        lines.extend(json_line(notice));
+        if lines.len() < BATCH_BYTES_MAX { Ok(()) } else { self.flush(now) }
+    }
+
+    /// When it wants to be flushed, whatever happens.
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Live(screen) => Some(screen.due()),
+            Self::Json(_) => None,
+        }
+    }
+
+    fn flush(&mut self, now: Instant) -> std::io::Result<()> {
+        match self {
+            Self::Live(screen) => screen.draw(now),
+            Self::Json(lines) if lines.is_empty() => Ok(()),
+            Self::Json(lines) => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(lines.as_bytes())?;
+                lines.clear();
+                stdout.flush()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: WatchArgs,
+    }
+
+    fn parse(args: &[&str]) -> Result<WatchArgs, String> {
+        let args = std::iter::once("watch").chain(args.iter().copied());
+        Command::try_parse_from(args).map(|command| command.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn tables_are_named_or_all() {
+        let tables = |args: &[&str]| parse(args).expect("known tables").tables();
+        assert_eq!(tables(&[]), WatchedTable::ALL);
+        let expected = [WatchedTable::Policy, WatchedTable::DomainLogin];
+        assert_eq!(tables(&["domain_login", "policy", "policy"]), expected);
+        let error = parse(&["policies"]).expect_err("no such table");
+        assert!(error.contains("[possible values: policy, schedule, domain_login]"), "{error}");
+    }
+
+    #[test]
+    fn it_ends_after_what_can_be_counted() {
+        let args = parse(&["--for", "0.5", "--count", "3"]).expect("valid");
+        assert_eq!((args.duration, args.count), (Some(Duration::from_millis(500)), Some(3)));
+        for args in [["--for", "-1"], ["--for", "soon"], ["--for", "NaN"], ["--count", "0"]] {
+            assert!(parse(&args).is_err(), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The configuration: defaults < `starfeed.toml` < `STARFEED_*` in the environment < flags.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::session::SessionLimits;
+use crate::store::{PageBudget, Retention, WriterLimits};
+use crate::subscription::SubscriptionLimits;
+use crate::transport::http::{HttpLimits, OriginPolicy};
+use crate::transport::websocket::WebSocketLimits;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    File {
+        /// Which one.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{path} is not valid TOML: {error}")]
+    Toml {
+        /// Which one.
+        path: String,
+        /// What is wrong where.
+        error: Box<toml::de::Error>,
+    },
+    /// A key is unknown or has a value that it cannot have.
+    #[error("configuration: {0}")]
+    Value(String),
+}
+
+/// How a server runs.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address to listen on, `HOST:PORT`; port 0 takes a free one.
+    pub listen: String,
+    /// The directory of the store, or `:memory:` for one that ends with the process.
+    pub data_dir: String,
+    /// A proxy in front does TLS and authentication: listen on any address, and accept any Host and Origin.
+    pub behind_proxy: bool,
+    /// Web pages of other machines that may connect, `https://ui.example`.
+    pub allowed_origins: Vec<String>,
+    /// What is logged, as `RUST_LOG` says it: `info`, `debug`, `starfeed::store=trace`.
+    pub log: String,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8000".to_owned(),
+            data_dir: "./starfeed-data".to_owned(),
+            behind_proxy: false,
+            allowed_origins: Vec::new(),
+            log: "info".to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident = $default:literal;)*) => {
+        /// Every bound of a server. Sizes are in bytes, times in seconds.
+        #[derive(Clone, Debug, Deserialize, PartialEq)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct Limits {
+            $($(#[doc = $doc])+ pub $name: u64,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            /// The config keys, in the order of the documentation.
+            pub const KEYS: &[&str] = &[$(stringify!($name),)*];
+
+            /// Each limit by its config key.
+            pub fn entries(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+
+            /// What each limit means, by its config key.
+            pub const DESCRIPTIONS: &[(&str, &str)] = &[$((stringify!($name), concat!($($doc),+)),)*];
+        }
+    };
+}
+
+limits! {
+    /// Connections at a time.
+    connections = 10_000;
+    /// Seconds until the head of an HTTP request has to be complete.
+    handshake_seconds = 10;
+    /// Bytes of the head of an HTTP request.
+    head_bytes = 16_384;
+    /// Bytes of a message from a client; a larger one closes the connection with 1009.
+    message_bytes = 1_048_576;
+    /// Requests of a connection that may wait or run; the client is not read from while there are as many.
+    requests_in_flight = 128;
+    /// Bytes of rows in the answer to one request.
+    answer_bytes = 16_777_216;
+    /// Bytes of rows that an import may have.
+    import_bytes = 67_108_864;
+    /// Subscriptions of one connection.
+    subscriptions_per_connection = 128;
+    /// Subscriptions of all connections.
+    subscriptions = 1_000_000;
+    /// Bytes of changes that wait for a connection; a subscription that does not fit falls behind and catches up.
+    outbox_bytes = 262_144;
+    /// Bytes that the system takes for a connection whose client does not read.
+    send_buffer_bytes = 262_144;
+    /// Bytes of recent changes that are kept in memory for each table with subscribers.
+    window_bytes = 4_194_304;
+    /// Rows or changes that a subscription reads at a time while it is behind.
+    page_rows = 500;
+    /// Bytes that a subscription reads at a time while it is behind.
+    page_bytes = 131_072;
+    /// Seconds between pings; no sign of life for twice as long closes the connection with 4000.
+    ping_seconds = 20;
+    /// Seconds that a client may take nothing while there is something for it; then it is closed with 4001.
+    stall_seconds = 600;
+    /// Seconds that a client has to answer a close frame.
+    close_seconds = 2;
+    /// Seconds that a shutdown may take.
+    shutdown_seconds = 10;
+    /// Bytes of writes that may wait for the disk; more are refused.
+    write_queue_bytes = 268_435_456;
+    /// Bytes of writes that go into one commit.
+    commit_bytes = 4_194_304;
+    /// Bytes of past changes that are kept for readers that come back.
+    retention_bytes = 1_073_741_824;
+    /// Seconds that past changes are kept.
+    retention_seconds = 86_400;
+    /// Bytes of store pages that are cached in memory.
+    cache_bytes = 134_217_728;
+    /// Threads that read from the disk at a time.
+    read_threads = 4;
+}
+
+impl Limits {
+    fn at_least_one(&self) -> Result<(), ConfigError> {
+        match self.entries().into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(ConfigError::Value(format!("limits.{key} must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Bounds of request heads.
+    pub fn http(&self) -> HttpLimits {
+        HttpLimits { head_timeout: Duration::from_secs(self.handshake_seconds), head_bytes: size(self.head_bytes) }
+    }
+
+    /// Bounds of WebSocket connections.
+    pub fn websocket(&self) -> WebSocketLimits {
+        WebSocketLimits {
+            message_bytes: size(self.message_bytes),
+            outbox_bytes: size(self.outbox_bytes),
+            ping_interval: Duration::from_secs(self.ping_seconds),
+            stall_timeout: Duration::from_secs(self.stall_seconds),
+            close_timeout: Duration::from_secs(self.close_seconds),
+        }
+    }
+
+    /// Bounds of sessions.
+    pub fn session(&self) -> SessionLimits {
+        SessionLimits {
+            requests: size(self.requests_in_flight),
+            answer_bytes: size(self.answer_bytes),
+            import_bytes: size(self.import_bytes),
+            page: PageBudget { items: size(self.page_rows), bytes: size(self.page_bytes) },
+        }
+    }
+
+    /// Bounds of subscriptions.
+    pub fn subscriptions(&self) -> SubscriptionLimits {
+        SubscriptionLimits { per_connection: size(self.subscriptions_per_connection), total: size(self.subscriptions) }
+    }
+
+    /// Bounds of the writer.
+    pub fn writer(&self) -> WriterLimits {
+        WriterLimits { queue_bytes: size(self.write_queue_bytes), commit_bytes: size(self.commit_bytes) }
+    }
+
+    /// How much of the log is kept.
+    pub fn retention(&self) -> Retention {
+        Retention { bytes: self.retention_bytes, age_ms: self.retention_seconds.saturating_mul(1000) }
+    }
+}
+
+/// A limit as a size in memory; what does not fit is no limit.
+pub(crate) fn size(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
+/// Where a configuration comes from, beside the defaults.
+#[derive(Debug, Default)]
+pub struct ConfigSources {
+    /// A file that must be there; without it `starfeed.toml` is read if it is there.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Vec<(String, String)>,
+    /// Flags, by config key; `limits.` before the key of a limit.
+    pub flags: Vec<(String, String)>,
+}
+
+const DEFAULT_FILE: &str = "starfeed.toml";
+const ENVIRONMENT_PREFIX: &str = "STARFEED_";
+/// Read elsewhere: by the command line's clients, and by tests.
+const ENVIRONMENT_OF_OTHERS: [&str; 2] = ["STARFEED_URL", "STARFEED_TEST_"];
+
+impl Config {
+    /// Reads the configuration.
+    pub fn load(sources: &ConfigSources) -> Result<Self, ConfigError> {
+        let mut table = read_file(sources.file.as_deref())?;
+        for (name, value) in &sources.environment {
+            let Some(key) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            if ENVIRONMENT_OF_OTHERS.iter().any(|other| name.starts_with(other)) {
+                continue;
+            }
+            set(&mut table, &key.to_ascii_lowercase(), value)
+                .map_err(|text| ConfigError::Value(format!("{name}: {text}")))?;
+        }
+        for (key, value) in &sources.flags {
+            set(&mut table, key, value).map_err(ConfigError::Value)?;
+        }
+        let config: Self =
+            table.try_into().map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
+        config.limits.at_least_one()?;
+        Ok(config)
+    }
+
+    /// Which pages of other sites may connect.
+    pub fn origin_policy(&self) -> OriginPolicy {
+        if self.behind_proxy {
+            OriginPolicy::TrustProxy
+        } else {
+            OriginPolicy::LoopbackAnd(self.allowed_origins.clone())
+        }
+    }
+}
+
+fn read_file(path: Option<&std::path::Path>) -> Result<Table, ConfigError> {
+    let is_asked_for = path.is_some();
+    let path = path.unwrap_or(std::path::Path::new(DEFAULT_FILE));
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.parse().map_err(|error| ConfigError::Toml { path: name, error: Box::new(error) }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_asked_for => Ok(Table::new()),
+        Err(error) => Err(ConfigError::File { path: name, error }),
+    }
+}
+
+/// Sets one key from text; the type of its default says how the text is read.
+fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
+    let (target, key, value) = match key.strip_prefix("limits.").or(Limits::KEYS.contains(&key).then_some(key)) {
+        Some(key) => {
+            let number = text.parse().map_err(|_| format!("{key} must be a whole number, not {text:?}"))?;
+            let limits = table.entry("limits").or_insert_with(|| Value::Table(Table::new()));
+            let limits = limits.as_table_mut().ok_or("[limits] must be a table")?;
+            (limits, key, Value::Integer(number))
+        }
+        None => {
+            let value = match key {
+                "behind_proxy" => {
+                    let flag = text.parse().map_err(|_| format!("{key} must be true or false, not {text:?}"))?;
+                    Value::Boolean(flag)
+                }
+                "allowed_origins" => {
+                    Value::Array(text.split(',').map(|origin| Value::String(origin.trim().to_owned())).collect())
+                }
+                "listen" | "data_dir" | "log" => Value::String(text.to_owned()),
+                _ => return Err(format!("there is no config key {key}")),
+            };
+            (table, key, value)
+        }
+    };
+    target.insert(key.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.toml");
+        std::fs::write(&file, "listen = \"127.0.0.1:1\"\nlog = \"debug\"\n[limits]\nconnections = 5\npage_rows = 7\n")
+            .expect("a file");
+        let config = Config::load(&ConfigSources {
+            file: Some(file),
+            environment: pairs(&[
+                ("STARFEED_LISTEN", "127.0.0.1:2"),
+                ("STARFEED_CONNECTIONS", "6"),
+                ("STARFEED_TEST_X", "y"),
+                ("PATH", "z"),
+            ]),
+            flags: pairs(&[("listen", "127.0.0.1:3")]),
+        })
+        .expect("a valid configuration");
+        assert_eq!(config.listen, "127.0.0.1:3");
+        assert_eq!(config.log, "debug");
+        assert_eq!((config.limits.connections, config.limits.page_rows), (6, 7));
+        assert_eq!(config.limits.outbox_bytes, Limits::default().outbox_bytes);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            (pairs(&[("STARFEED_CONECTIONS", "6")]), "STARFEED_CONECTIONS: there is no config key conections"),
+            (pairs(&[("STARFEED_CONNECTIONS", "many")]), "connections must be a whole number, not \"many\""),
+            (pairs(&[("STARFEED_BEHIND_PROXY", "maybe")]), "behind_proxy must be true or false"),
+            (pairs(&[("STARFEED_PAGE_ROWS", "0")]), "limits.page_rows must be at least 1"),
+        ];
+        for (environment, expected) in cases {
+            let error = Config::load(&ConfigSources { environment, ..Default::default() }).expect_err(expected);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.toml");
+        std::fs::write(&file, "[limits]\nconection = 5\n").expect("a file");
+        let error = Config::load(&ConfigSources { file: Some(file), ..Default::default() }).expect_err("a typo");
+        assert!(error.to_string().contains("conection"), "{error}");
+    }
+}

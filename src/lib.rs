@@ -1,0 +1,58 @@
+//! starfeed turns database tables into live subscriptions: a client gets the rows that are there, then every change, and
+//! misses nothing. This crate is the server; `README.md` shows how to run it, `ARCHITECTURE.md` how it is built.
+//!
+//! The modules stand in the order in which a change travels, from what everything speaks to what nothing else uses. Each
+//! imports only from those above it; `tests/tidy.rs` holds them to that.
+//!
+//! ```
+//! use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
+//! use starfeed::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions};
+//!
+//! let options = StoreOptions {
+//!     retention: Retention { bytes: 1 << 20, age_ms: 60_000 },
+//!     cache_bytes: 1 << 20,
+//!     fresh_epoch: Epoch(1),
+//! };
+//! let store = Store::open(Box::new(MemoryDisk), options)?;
+//! let row = Document::parse(br#"{"domain": "forum.example", "users": []}"#).expect("one JSON object");
+//! let write = Mutation::put(Table::new("domain_login"), Key::text("forum.example"), row);
+//! let committed = store.commit(Timestamp(0), &[vec![write]])?;
+//! assert_eq!(committed.changes.len(), 1);
+//! assert_eq!(store.snapshot()?.count(&Table::new("domain_login"))?, 1);
+//! # Ok::<(), starfeed::store::StoreError>(())
+//! ```
+
+// Faults that tests switch on to prove that they would find them.
+pub mod planted;
+// What happened, where, in which order.
+pub mod change;
+// What time it is.
+pub mod clock;
+// Starting tasks and threads that somebody owns.
+pub mod task;
+// What is counted.
+pub mod metrics;
+// The messages of the API, generated.
+pub mod proto;
+// Rows and the log of their changes, on disk.
+pub mod store;
+// One per live table: publish, hand over, catch up.
+pub mod feed;
+// Who may subscribe to what.
+pub mod subscription;
+// The Starbelly tables: documents, messages, commands.
+pub mod catalog;
+// What client and server say, and how the bytes look.
+pub mod wire;
+// One client's conversation, without I/O.
+pub mod session;
+// Sockets.
+pub mod transport;
+// Defaults, file, environment, flags.
+pub mod config;
+// The parts put together.
+pub mod server;
+// The other end of the wire.
+pub mod client;
+// The command line.
+pub mod cli;

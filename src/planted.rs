@@ -1,0 +1,85 @@
+//! Faults that tests can switch on, to prove that they would find them. Without the feature `planted-bugs` there are none.
+
+/// A mistake in the core that somebody could make; each is one line, where it would be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlantedBug {
+    /// A full outbox drops a change and says nothing.
+    FullOutboxDropsSilently,
+    /// A subscription that overflowed continues after the change that did not fit.
+    OverflowSkipsOneChange,
+    /// A subscription goes live at the newest position, whatever it has been sent.
+    LiveBeforeCaughtUp,
+    /// A change that a subscription has been sent while it caught up is sent again when it is live.
+    LiveRepeatsReplayedChanges,
+    /// The window of recent changes answers although an older change has left it already.
+    WindowForgetsWithoutSaying,
+    /// The log is read from one change too late.
+    LogReadSkipsOneChange,
+    /// A snapshot in pages does not send what happened to the rows of earlier pages.
+    SnapshotIgnoresEarlierPages,
+    /// The next page of a snapshot starts behind its first row.
+    SnapshotPageSkipsARow,
+    /// The position of the first page counts for the whole snapshot, so later changes are sent twice.
+    SnapshotKeepsFirstPosition,
+    /// A deletion is sent as an update.
+    DeletionLooksLikeUpdate,
+    /// Changes are published although the disk refused them.
+    PublishedBeforeDurable,
+    /// Changes that a failed commit left on disk are never published.
+    RecoveredChangesForgotten,
+    /// Retention does not tell readers that it removed what they still need.
+    TrimmedLogLooksComplete,
+    /// A dropped subscription stays attached to its feed.
+    DroppedSubscriptionStaysAttached,
+}
+
+impl PlantedBug {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::FullOutboxDropsSilently,
+        Self::OverflowSkipsOneChange,
+        Self::LiveBeforeCaughtUp,
+        Self::LiveRepeatsReplayedChanges,
+        Self::WindowForgetsWithoutSaying,
+        Self::LogReadSkipsOneChange,
+        Self::SnapshotIgnoresEarlierPages,
+        Self::SnapshotPageSkipsARow,
+        Self::SnapshotKeepsFirstPosition,
+        Self::DeletionLooksLikeUpdate,
+        Self::PublishedBeforeDurable,
+        Self::RecoveredChangesForgotten,
+        Self::TrimmedLogLooksComplete,
+        Self::DroppedSubscriptionStaysAttached,
+    ];
+
+    /// Whether this bug is switched on in this thread.
+    #[cfg(not(feature = "planted-bugs"))]
+    #[inline(always)]
+    pub(crate) const fn is_planted(self) -> bool {
+        false
+    }
+
+    /// Whether this bug is switched on in this thread.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn is_planted(self) -> bool {
+        PLANTED.get() == Some(self)
+    }
+
+    /// Runs `work` with `bug`, or none, switched on in this thread.
+    #[cfg(feature = "planted-bugs")]
+    pub fn with<T>(bug: Option<Self>, work: impl FnOnce() -> T) -> T {
+        struct Restore(Option<PlantedBug>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                PLANTED.set(self.0);
+            }
+        }
+        let _restore = Restore(PLANTED.replace(bug));
+        work()
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<PlantedBug>> = const { std::cell::Cell::new(None) };
+}

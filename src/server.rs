@@ -1,0 +1,325 @@
+//! The server: it puts the parts together, accepts connections, and ends in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::catalog::RowProblems;
+use crate::change::Epoch;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::feed::Feeds;
+use crate::metrics::Metrics;
+use crate::session::SessionContext;
+use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, Writer};
+use crate::subscription::SubscriptionManager;
+use crate::task;
+use crate::transport::http::{self, Asked, HttpLimits, NoRequest, OriginPolicy, Refusal, Status};
+use crate::transport::websocket::{self, ConnectionContext};
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It would be open to other machines.
+    #[error(
+        "{0} is open to other machines, and starfeed has no TLS or authentication of its own: listen on 127.0.0.1, or say --behind-proxy if a proxy in front does both"
+    )]
+    Unprotected(SocketAddr),
+    /// The address is no address.
+    #[error("{listen:?} cannot be listened on: {error}")]
+    Listen {
+        /// What was asked for.
+        listen: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The directory of the store cannot be used.
+    #[error("{path:?} cannot be used as the data directory: {error}")]
+    DataDir {
+        /// Which one.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A server that has its store and waits for connections.
+#[derive(Debug)]
+pub struct Server {
+    connection: Arc<ConnectionContext>,
+    writer: Writer,
+    http: HttpLimits,
+    origins: OriginPolicy,
+    connections_max: usize,
+    shutdown_timeout: Duration,
+}
+
+/// Binds the address of `config`; refuses one that other machines reach, unless a proxy in front protects it.
+pub async fn bind(config: &Config) -> Result<TcpListener, StartError> {
+    let listen_error = |error| StartError::Listen { listen: config.listen.clone(), error };
+    let addresses = tokio::net::lookup_host(&config.listen).await.map_err(listen_error)?;
+    let send_buffer_bytes = u32::try_from(config.limits.send_buffer_bytes).unwrap_or(u32::MAX);
+    let mut last_error = std::io::Error::new(std::io::ErrorKind::NotFound, "it has no address");
+    for address in addresses {
+        if !address.ip().is_loopback() && !config.behind_proxy {
+            return Err(StartError::Unprotected(address));
+        }
+        match listen(address, send_buffer_bytes) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(listen_error(last_error))
+}
+
+/// As many connections may wait to be accepted: all clients of a server that was restarted come at once.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr, send_buffer_bytes: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it. Left alone, the system takes megabytes for a client that does not read.
+    socket.set_send_buffer_size(send_buffer_bytes)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn open_disk(data_dir: &str) -> Result<Box<dyn Disk>, StartError> {
+    if data_dir == ":memory:" {
+        return Ok(Box::new(MemoryDisk));
+    }
+    let data_dir_error = |error| StartError::DataDir { path: data_dir.to_owned(), error };
+    std::fs::create_dir_all(data_dir).map_err(data_dir_error)?;
+    Ok(Box::new(FileDisk::new(&Path::new(data_dir).join("store.redb"))?))
+}
+
+impl Server {
+    /// Opens the store and starts its writer.
+    pub fn open(config: &Config) -> Result<Self, StartError> {
+        let limits = &config.limits;
+        let store = Store::open(
+            open_disk(&config.data_dir)?,
+            StoreOptions {
+                retention: limits.retention(),
+                cache_bytes: config::size(limits.cache_bytes),
+                fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
+            },
+        )?;
+        let metrics = Arc::new(Metrics::default());
+        let window_bytes = config::size(limits.window_bytes);
+        let feeds = Feeds::new(store.position().seq, window_bytes, metrics.fell_behind.clone());
+        let clock = Clock;
+        let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
+        for (key, value) in limits.entries() {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge holds no more")]
+            metrics.limits.get_or_create(&vec![("key", key.to_owned())]).set(value as f64);
+        }
+        Ok(Self {
+            connection: Arc::new(ConnectionContext {
+                session: Arc::new(SessionContext {
+                    subscriptions: SubscriptionManager::new(feeds, limits.subscriptions()),
+                    problems: Arc::new(RowProblems::default()),
+                    metrics,
+                    limits: limits.session(),
+                }),
+                store,
+                writer: handle,
+                clock,
+                limits: limits.websocket(),
+                shutdown: CancellationToken::new(),
+            }),
+            writer,
+            http: limits.http(),
+            origins: config.origin_policy(),
+            connections_max: config::size(limits.connections),
+            shutdown_timeout: Duration::from_secs(limits.shutdown_seconds),
+        })
+    }
+
+    /// Serves connections of `listener` until `shutdown`, then ends them, commits what was handed in, and returns.
+    pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let tracker = TaskTracker::new();
+        let acceptor = Acceptor {
+            permits: Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS))),
+            connection: Arc::clone(&self.connection),
+            http: self.http,
+            origins: Arc::new(self.origins),
+        };
+        tokio::select! {
+            // Whether to stop is asked first: a flood of connections must not keep the server from it.
+            biased;
+            () = shutdown => {}
+            () = acceptor.accept(&listener, &tracker) => {}
+        }
+        tracing::info!("shutting down");
+        drop(listener);
+        drop(acceptor);
+        self.connection.shutdown.cancel();
+        tracker.close();
+        if tokio::time::timeout(self.shutdown_timeout, tracker.wait()).await.is_err() {
+            tracing::warn!(connections = tracker.len(), "some connections did not end in time and are cut");
+            return;
+        }
+        drop(self.connection);
+        let writer = self.writer;
+        task::blocking(move || writer.join()).await;
+    }
+}
+
+struct Acceptor {
+    permits: Arc<Semaphore>,
+    connection: Arc<ConnectionContext>,
+    http: HttpLimits,
+    origins: Arc<OriginPolicy>,
+}
+
+/// How long to wait when the system has no more descriptors: trying again at once would only burn time.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Acceptor {
+    async fn accept(&self, listener: &TcpListener, tracker: &TaskTracker) {
+        let mut is_failing = false;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    is_failing = false;
+                    self.connection.session.metrics.connections_accepted.inc();
+                    let guest = Guest {
+                        permit: Arc::clone(&self.permits).try_acquire_owned().ok(),
+                        connection: Arc::clone(&self.connection),
+                        http: self.http,
+                        origins: Arc::clone(&self.origins),
+                    };
+                    task::spawn(tracker, guest.welcome(stream));
+                }
+                Err(error) => {
+                    if !is_failing {
+                        tracing::error!(%error, "connections cannot be accepted; trying again until they can");
+                        is_failing = true;
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// A connection that has not said yet what it wants.
+struct Guest {
+    /// `None` when there are as many connections as are allowed.
+    permit: Option<OwnedSemaphorePermit>,
+    connection: Arc<ConnectionContext>,
+    http: HttpLimits,
+    origins: Arc<OriginPolicy>,
+}
+
+/// Whoever is not let in has this long to send a request and read the answer.
+const UNWELCOME_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Guest {
+    async fn welcome(self, mut stream: TcpStream) {
+        let connections = self.connection.session.metrics.connections.clone();
+        connections.inc();
+        let shutdown = self.connection.shutdown.clone();
+        let mut buffer = BytesMut::new();
+        let asked = tokio::select! {
+            // A guest that has said nothing yet is not waited for when the server stops.
+            biased;
+            () = shutdown.cancelled() => Err(NoRequest::Gone),
+            asked = self.read_request(&mut stream, &mut buffer) => asked,
+        };
+        match asked {
+            Err(NoRequest::Gone) => {}
+            Err(NoRequest::Refused(refusal)) => self.refuse(stream, refusal).await,
+            Ok(Asked::Page { path, with_body }) => self.page(stream, &path, with_body).await,
+            Ok(Asked::Upgrade { accept }) => self.upgrade(stream, &accept, buffer).await,
+        }
+        connections.dec();
+    }
+
+    async fn read_request(&self, stream: &mut TcpStream, buffer: &mut BytesMut) -> Result<Asked, NoRequest> {
+        if self.permit.is_some() {
+            return http::read_request(stream, buffer, &self.http, &self.origins).await;
+        }
+        let limits = HttpLimits { head_timeout: UNWELCOME_TIMEOUT, ..self.http };
+        http::read_request(stream, buffer, &limits, &self.origins).await?;
+        let text = "there are as many connections as are allowed; try again later";
+        Err(NoRequest::Refused(Refusal { status: Status::Unavailable, text }))
+    }
+
+    async fn refuse(&self, mut stream: TcpStream, refusal: Refusal) {
+        let body = format!("{}\n", refusal.text);
+        self.respond(&mut stream, refusal.status, "text/plain; charset=utf-8", &body, true).await;
+    }
+
+    async fn page(&self, mut stream: TcpStream, path: &str, with_body: bool) {
+        match path {
+            "/healthz" => {
+                let store = self.connection.store.clone();
+                let (status, body) = match task::blocking(move || store.snapshot().map(drop)).await {
+                    Ok(()) => (Status::Ok, "ok\n".to_owned()),
+                    Err(error) => (Status::Unavailable, format!("{error}\n")),
+                };
+                self.respond(&mut stream, status, "text/plain; charset=utf-8", &body, with_body).await;
+            }
+            "/metrics" => {
+                let body = self.metrics();
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                self.respond(&mut stream, Status::Ok, content_type, &body, with_body).await;
+            }
+            _ => {
+                let text = "this is a WebSocket; the pages here are /healthz and /metrics";
+                self.refuse(stream, Refusal { status: Status::UpgradeRequired, text }).await;
+            }
+        }
+    }
+
+    async fn respond(&self, stream: &mut TcpStream, status: Status, content_type: &str, body: &str, with_body: bool) {
+        let labels = vec![("status", status.line()[..3].to_owned())];
+        self.connection.session.metrics.http_responses.get_or_create(&labels).inc();
+        // A peer that does not take the answer is let go like one that does.
+        let answer = http::respond(stream, status, content_type, body, with_body);
+        let _ = tokio::time::timeout(self.http.head_timeout, answer).await;
+    }
+
+    async fn upgrade(&self, mut stream: TcpStream, accept: &str, already_read: BytesMut) {
+        if stream.set_nodelay(true).is_err() || http::accept_upgrade(&mut stream, accept).await.is_err() {
+            return;
+        }
+        websocket::serve(stream, already_read, Arc::clone(&self.connection)).await;
+    }
+
+    fn metrics(&self) -> String {
+        let ConnectionContext { session, store, writer, .. } = self.connection.as_ref();
+        let metrics = &session.metrics;
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let counted =
+            |value: &std::sync::atomic::AtomicUsize| gauge(value.load(std::sync::atomic::Ordering::Relaxed) as u64);
+        metrics.subscriptions.set(gauge(session.subscriptions.count() as u64));
+        metrics.live_subscriptions.clear();
+        for (table, live) in session.subscriptions.feeds().live() {
+            let labels = vec![("table", table.name().to_owned())];
+            metrics.live_subscriptions.get_or_create(&labels).set(gauge(live as u64));
+        }
+        metrics.row_problems.set(gauge(session.problems.count()));
+        metrics.store_position.set(gauge(store.position().seq.0));
+        metrics.store_log_bytes.set(gauge(store.log_bytes()));
+        let status = writer.status();
+        metrics.store_changes.set(counted(&status.changes));
+        metrics.store_commits.set(counted(&status.commits));
+        metrics.store_failures.set(counted(&status.failures));
+        metrics.store_queued_bytes.set(counted(&status.queued_bytes));
+        metrics.to_text()
+    }
+}

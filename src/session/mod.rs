@@ -1,0 +1,387 @@
+//! One client's conversation: requests in, responses and events out. No sockets, no clock, no tasks.
+//!
+//! Whoever runs a session feeds it with [`Session::receive`], [`Session::written`] and [`Session::read`], and does what
+//! [`Session::next_step`] says, for as long as there is room to send. Requests take effect in the order in which they came; only writes may overlap with writes.
+
+mod follower;
+mod import;
+mod work;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use follower::Followers;
+use import::Import;
+pub use work::{ExportPage, Read, ReadResult, Work, WriteTicket};
+
+use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, RowProblems};
+use crate::change::Key;
+use crate::feed::Outbox;
+use crate::metrics::Metrics;
+use crate::proto;
+use crate::store::{Outcome, PageBudget, QueryResult, StoreError, Unit, UnitResult};
+use crate::subscription::{Principal, SubscriptionManager};
+use crate::wire::{ClientMessage, ServerMessage};
+
+/// Bounds of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Requests that may wait or run; the client is not read from while there are as many.
+    pub requests: usize,
+    /// Bytes of rows in the answer to one request.
+    pub answer_bytes: usize,
+    /// Bytes of rows that an import may stage.
+    pub import_bytes: usize,
+    /// What a page for a subscription that is behind may hold.
+    pub page: PageBudget,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct SessionContext {
+    /// Grants subscriptions.
+    pub subscriptions: Arc<SubscriptionManager>,
+    /// Learns of rows that cannot be shown.
+    pub problems: Arc<RowProblems>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Bounds.
+    pub limits: SessionLimits,
+}
+
+/// One client's conversation.
+#[derive(Debug)]
+pub struct Session {
+    context: Arc<SessionContext>,
+    principal: Principal,
+    followers: Followers,
+    next_subscription_id: i32,
+    /// Not begun yet, in the order in which they came.
+    waiting: VecDeque<Request>,
+    writing: BTreeMap<WriteTicket, PendingWrite>,
+    next_ticket: u64,
+    reading: Option<PendingRead>,
+    import: Option<Import>,
+    replies: VecDeque<ServerMessage>,
+}
+
+struct Request {
+    request_id: i32,
+    /// What it comes down to, or the text of its error.
+    plan: Result<Plan, String>,
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({})", self.request_id)
+    }
+}
+
+/// When a request may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// When everything before it is done.
+    InOrder,
+    /// The same, and the client has taken the answers before it: this answer may be large.
+    InOrderAndSent,
+    /// When no read before it runs; writes follow each other by themselves.
+    BehindWrites,
+}
+
+impl Request {
+    fn turn(&self) -> Turn {
+        match &self.plan {
+            Ok(Plan::Write { .. }) => Turn::BehindWrites,
+            Ok(Plan::ImportRows(import)) if import.commit() => Turn::BehindWrites,
+            Ok(Plan::Read { .. } | Plan::ExportRows(_)) => Turn::InOrderAndSent,
+            Ok(Plan::Subscribe(_) | Plan::Unsubscribe(_) | Plan::ImportRows(_)) | Err(_) => Turn::InOrder,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PendingWrite {
+    request_id: i32,
+    reply: WriteReply,
+}
+
+#[derive(Debug)]
+enum WriteReply {
+    Body(Body),
+    Import,
+}
+
+struct PendingRead {
+    request_id: i32,
+    reply: ReadReply,
+}
+
+enum ReadReply {
+    Answer { answer: Box<dyn FnOnce(QueryResult) -> Answer + Send>, table: Option<&'static CatalogTable> },
+    Export,
+}
+
+impl std::fmt::Debug for PendingRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PendingRead(request {})", self.request_id)
+    }
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+pub enum Step {
+    /// Send this.
+    Send(ServerMessage),
+    /// Do this, and hand the result back.
+    Do(Work),
+    /// Nothing, until something is handed to it or its outbox is ready.
+    Wait,
+}
+
+type Body = Option<Box<proto::response::Body>>;
+
+impl Session {
+    /// A conversation with `principal`, whose events wait in `outbox`.
+    pub fn new(context: Arc<SessionContext>, principal: Principal, outbox: Arc<Outbox>) -> Self {
+        Self {
+            followers: Followers::new(outbox),
+            context,
+            principal,
+            next_subscription_id: 0,
+            waiting: VecDeque::new(),
+            writing: BTreeMap::new(),
+            next_ticket: 0,
+            reading: None,
+            import: None,
+            replies: VecDeque::new(),
+        }
+    }
+
+    /// Takes a request. Its effect and its response come later, in turn.
+    pub fn receive(&mut self, message: ClientMessage, arrival: &Arrival) {
+        let plan = match message.command {
+            None => Err("No command specified".to_owned()),
+            Some(command) => catalog::plan(command, arrival),
+        };
+        self.waiting.push_back(Request { request_id: message.request_id, plan });
+    }
+
+    /// Whether it takes no more requests for now: read no more from the client until it does.
+    pub fn is_saturated(&self) -> bool {
+        self.waiting.len() + self.writing.len() + self.replies.len() >= self.context.limits.requests
+    }
+
+    /// What to do next. Ask when there is room to send: what is read is read to be sent.
+    pub fn next_step(&mut self) -> Step {
+        loop {
+            self.begin_what_needs_no_work();
+            if let Some(message) = self.replies.pop_front().or_else(|| self.followers.next_event()) {
+                return Step::Send(message);
+            }
+            if let Some(work) = self.next_request_work() {
+                return Step::Do(work);
+            }
+            // A request that was refused instead has its answer now.
+            if self.replies.is_empty() {
+                let page = self.followers.next_read(self.context.limits.page);
+                return page.map_or(Step::Wait, |read| Step::Do(Work::Read(read)));
+            }
+        }
+    }
+
+    /// The result of a [`Work::Write`].
+    pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, StoreError>) {
+        let pending = self.writing.remove(&ticket).expect("a write ends once");
+        let result = match result {
+            Ok(Ok(outcomes)) => Ok(write_body(pending.reply, &outcomes)),
+            Ok(Err(refusal)) => Err(refusal),
+            Err(error) => Err(error.to_string()),
+        };
+        self.respond(pending.request_id, result);
+    }
+
+    /// The result of a [`Work::Read`].
+    pub fn read(&mut self, result: ReadResult) {
+        match result {
+            ReadResult::Page { subscription_id, result } => self.followers.page(subscription_id, result),
+            ReadResult::Query(result) => self.answered(result),
+            ReadResult::Export(result) => self.exported(result),
+        }
+    }
+
+    /// How many subscriptions it has.
+    pub fn subscriptions(&self) -> usize {
+        self.followers.len()
+    }
+
+    /// Whether nothing is asked, running, or waiting to be sent; what subscriptions are behind on aside.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty()
+    }
+
+    fn respond(&mut self, request_id: i32, result: Result<Body, String>) {
+        self.replies.push_back(ServerMessage::Response { request_id, result });
+    }
+
+    /// Begins requests in order for as long as they can be answered at once; stops at one that waits for the disk.
+    fn begin_what_needs_no_work(&mut self) {
+        while self.writing.is_empty() && self.reading.is_none() {
+            let Some(request) = self.waiting.pop_front_if(|request| request.turn() == Turn::InOrder) else { return };
+            let result = request.plan.and_then(|plan| self.do_at_once(plan));
+            self.respond(request.request_id, result);
+        }
+    }
+
+    fn do_at_once(&mut self, plan: Plan) -> Result<Body, String> {
+        match plan {
+            Plan::Subscribe(table) => self.subscribe(table).map(boxed),
+            Plan::Unsubscribe(subscription_id) if self.followers.remove(subscription_id) => Ok(None),
+            Plan::Unsubscribe(subscription_id) => Err(format!("Unknown subscription_id: {subscription_id}")),
+            Plan::ImportRows(request) => self.stage(&request).map(boxed),
+            Plan::Read { .. } | Plan::Write { .. } | Plan::ExportRows(_) => {
+                panic!("a request that waits for the disk was begun as one that does not")
+            }
+        }
+    }
+
+    fn subscribe(&mut self, table: &'static CatalogTable) -> Result<proto::response::Body, String> {
+        let subscription = self
+            .context
+            .subscriptions
+            .subscribe(&self.principal, self.followers.len(), &table.table(), self.followers.outbox())
+            .map_err(|error| error.to_string())?;
+        let subscription_id = self.next_subscription_id;
+        self.next_subscription_id += 1;
+        self.followers.add(subscription_id, subscription, table);
+        Ok(proto::response::Body::NewSubscription(proto::ResponseNewSubscription { subscription_id }))
+    }
+
+    fn next_request_work(&mut self) -> Option<Work> {
+        while self.reading.is_none() {
+            let is_in_order = self.writing.is_empty();
+            let is_sent = self.replies.is_empty();
+            let Request { request_id, plan } = self.waiting.pop_front_if(|request| match request.turn() {
+                Turn::BehindWrites => true,
+                Turn::InOrderAndSent => is_in_order && is_sent,
+                Turn::InOrder => false,
+            })?;
+            match plan.and_then(|plan| self.begin(request_id, plan)) {
+                Ok(work) => return Some(work),
+                Err(text) => self.respond(request_id, Err(text)),
+            }
+        }
+        None
+    }
+
+    fn begin(&mut self, request_id: i32, plan: Plan) -> Result<Work, String> {
+        match plan {
+            Plan::Read { query, answer } => {
+                let table = catalog::table(query.table().name());
+                self.reading = Some(PendingRead { request_id, reply: ReadReply::Answer { answer, table } });
+                Ok(Work::Read(Read::Query { query, bytes_max: self.context.limits.answer_bytes }))
+            }
+            Plan::ExportRows(request) => {
+                let read = self.export(request)?;
+                self.reading = Some(PendingRead { request_id, reply: ReadReply::Export });
+                Ok(Work::Read(read))
+            }
+            Plan::Write { mutations, reply } => {
+                Ok(self.write(request_id, mutations, WriteReply::Body(reply.map(Box::new))))
+            }
+            Plan::ImportRows(request) => {
+                let staged = self.stage(&request);
+                let unit = self.import.take().map_or_else(|| Ok(Unit::new()), Import::into_unit);
+                staged?;
+                Ok(self.write(request_id, unit?, WriteReply::Import))
+            }
+            Plan::Subscribe(_) | Plan::Unsubscribe(_) => {
+                panic!("a request that is answered at once was begun as one that waits for the disk")
+            }
+        }
+    }
+
+    fn write(&mut self, request_id: i32, unit: Unit, reply: WriteReply) -> Work {
+        let ticket = WriteTicket(self.next_ticket);
+        self.next_ticket += 1;
+        self.writing.insert(ticket, PendingWrite { request_id, reply });
+        Work::Write { ticket, unit }
+    }
+
+    fn stage(&mut self, request: &proto::RequestImportRows) -> Result<proto::response::Body, String> {
+        let table = known_table(&request.table)?;
+        let bytes_max = self.context.limits.import_bytes;
+        let import = self.import.get_or_insert_with(|| Import::new(table, bytes_max));
+        if import.table().name != table.name {
+            let text = format!("an import of {} has begun on this connection: commit it first", import.table().name);
+            return Err(text);
+        }
+        let errors = import.stage(&request.rows, request.first_line());
+        Ok(proto::response::Body::ImportRows(proto::ResponseImportRows {
+            staged: Some(import.staged()),
+            errors,
+            ..Default::default()
+        }))
+    }
+
+    fn export(&self, request: proto::RequestExportRows) -> Result<Read, String> {
+        let limit = usize::try_from(request.limit()).ok().filter(|limit| *limit > 0);
+        let table = known_table(&request.table)?.table();
+        Ok(Read::Export {
+            table,
+            after: request.after.map(Key::from_stored),
+            budget: PageBudget { items: limit.ok_or("limit must be positive")?, bytes: self.context.limits.page.bytes },
+        })
+    }
+
+    fn answered(&mut self, result: Result<QueryResult, StoreError>) {
+        let pending = self.reading.take().expect("a read ends once");
+        let ReadReply::Answer { answer, table } = pending.reply else {
+            panic!("a query was read for an export");
+        };
+        let result = match result {
+            Err(error) => Err(error.to_string()),
+            Ok(result) => {
+                let Answer { body, problems } = answer(result);
+                if let Some(table) = table {
+                    for (key, problem) in &problems {
+                        self.context.problems.report(table, key, problem);
+                    }
+                }
+                body.map(boxed)
+            }
+        };
+        self.respond(pending.request_id, result);
+    }
+
+    fn exported(&mut self, result: Result<ExportPage, StoreError>) {
+        let pending = self.reading.take().expect("a read ends once");
+        let result = result.map_err(|error| error.to_string()).map(|page| {
+            let next = page.rows.last().filter(|_| !page.complete);
+            let next = next.map(|row| bytes::Bytes::copy_from_slice(row.key.as_bytes()));
+            boxed(proto::response::Body::ExportRows(proto::ResponseExportRows {
+                rows: page.rows.iter().map(|row| row.document.to_bytes()).collect(),
+                next,
+                position: Some(page.position.0),
+            }))
+        });
+        self.respond(pending.request_id, result);
+    }
+}
+
+fn boxed(body: proto::response::Body) -> Body {
+    Some(Box::new(body))
+}
+
+fn known_table(name: &str) -> Result<&'static CatalogTable, String> {
+    catalog::table(name).ok_or_else(|| {
+        let known: Vec<&str> = catalog::TABLES.iter().map(|table| table.name).collect();
+        format!("there is no table {name:?} here; the tables are {}", known.join(", "))
+    })
+}
+
+fn write_body(reply: WriteReply, outcomes: &[Outcome]) -> Body {
+    match reply {
+        WriteReply::Body(body) => body,
+        WriteReply::Import => boxed(import::reply(outcomes)),
+    }
+}

@@ -1,0 +1,98 @@
+//! What a session needs done that waits for the disk. Whoever runs the session runs it and hands the result back.
+
+use crate::change::{Key, Row, Seq, Table};
+use crate::feed::{CatchUp, Cursor, read_page};
+use crate::store::{PageBudget, Query, QueryResult, Store, StoreError, Unit};
+
+/// Something to do for a session.
+#[derive(Debug)]
+pub enum Work {
+    /// Write this; hand the result to [`Session::written`](super::Session::written).
+    Write {
+        /// Which write it is, for the result.
+        ticket: WriteTicket,
+        /// What to write.
+        unit: Unit,
+    },
+    /// Read this; hand the result to [`Session::read`](super::Session::read).
+    Read(Read),
+}
+
+/// Names a write of a session until its result is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteTicket(pub(super) u64);
+
+/// Something to read from the store.
+#[derive(Debug)]
+pub enum Read {
+    /// For a command.
+    Query {
+        /// What.
+        query: Query,
+        /// The bytes of rows that an answer may have.
+        bytes_max: usize,
+    },
+    /// A page of an export.
+    Export {
+        /// The table.
+        table: Table,
+        /// The last key of the page before.
+        after: Option<Key>,
+        /// How much.
+        budget: PageBudget,
+    },
+    /// A page for a subscription that is behind.
+    Page {
+        /// The subscription, by its number on the connection.
+        subscription_id: i32,
+        /// Its table.
+        table: Table,
+        /// How far it has come.
+        cursor: Cursor,
+        /// How much.
+        budget: PageBudget,
+    },
+}
+
+/// What was read.
+#[derive(Debug)]
+pub enum ReadResult {
+    /// For [`Read::Query`].
+    Query(Result<QueryResult, StoreError>),
+    /// For [`Read::Export`].
+    Export(Result<ExportPage, StoreError>),
+    /// For [`Read::Page`].
+    Page {
+        /// The subscription it is for.
+        subscription_id: i32,
+        /// The page.
+        result: Result<CatchUp, StoreError>,
+    },
+}
+
+/// A page of an export.
+#[derive(Debug)]
+pub struct ExportPage {
+    pub(super) rows: Vec<Row>,
+    pub(super) complete: bool,
+    pub(super) position: Seq,
+}
+
+impl Read {
+    /// Reads it. This waits for the disk.
+    pub fn run(self, store: &Store) -> ReadResult {
+        match self {
+            Self::Query { query, bytes_max } => {
+                ReadResult::Query(store.snapshot().and_then(|snapshot| snapshot.query(&query, bytes_max)))
+            }
+            Self::Export { table, after, budget } => ReadResult::Export(store.snapshot().and_then(|snapshot| {
+                let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
+                Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
+            })),
+            Self::Page { subscription_id, table, cursor, budget } => {
+                let result = store.snapshot().and_then(|snapshot| read_page(&snapshot, &table, &cursor, budget));
+                ReadResult::Page { subscription_id, result }
+            }
+        }
+    }
+}

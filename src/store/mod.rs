@@ -1,0 +1,282 @@
+//! The embedded store: rows and a numbered log of their changes, written in one transaction.
+//!
+//! There is one writer ([`Writer`] runs it on a thread of its own) and any number of readers: a [`Snapshot`] sees the store
+//! at one position. What [`Store::commit`] returned is on disk and stays there; what it refused was not written, and where
+//! a fault leaves that open, the changes that turn out to be on disk come first with the next commit.
+
+mod disk;
+mod layout;
+mod mutation;
+mod query;
+mod recovery;
+mod snapshot;
+mod tables;
+mod transaction;
+mod writer;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use redb::ReadableDatabase;
+
+pub use disk::{Disk, FileDisk, MemoryDisk};
+pub use mutation::{IfMissing, IfPresent, Mutation, Outcome};
+pub use query::{Order, Query, QueryResult};
+use recovery::Opened;
+pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot};
+use tables::Tables;
+pub use writer::{CommitObserver, WriteHandle, Writer, WriterLimits, WriterStatus};
+
+use crate::change::{Change, Epoch, Position, Seq, Timestamp};
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened; the text names it and says what to do.
+    #[error("the store cannot be opened: {0}")]
+    Open(String),
+    /// The file was written by a newer starfeed.
+    #[error(
+        "the store has format version {found}, this starfeed reads up to {supported}: use the starfeed that wrote it, or a newer one"
+    )]
+    NewerFormat {
+        /// Its format version.
+        found: u64,
+        /// The newest version known here.
+        supported: u64,
+    },
+    /// What is on disk contradicts itself.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// There is no space left; nothing was written.
+    #[error("the disk is full: nothing was written; free some space and try again")]
+    DiskFull,
+    /// The disk failed; whether the write in question is there shows only later.
+    #[error("the disk failed ({0}): the write is not confirmed; check the row before you write it again")]
+    Disk(String),
+    /// An answer would be larger than what is allowed.
+    #[error("the answer would be larger than {bytes_max} bytes: ask for fewer rows at a time")]
+    AnswerTooBig {
+        /// The limit, in bytes.
+        bytes_max: usize,
+    },
+    /// Too much is waiting to be written.
+    #[error("too much is waiting to be written: try again in a moment")]
+    Overloaded,
+    /// The store is shutting down.
+    #[error("the server is shutting down")]
+    Stopped,
+}
+
+impl StoreError {
+    fn from_redb(error: &redb::Error) -> Self {
+        match error {
+            redb::Error::Io(io) if is_disk_full(io) => Self::DiskFull,
+            redb::Error::Corrupted(what) => Self::Damaged(what.clone()),
+            other => Self::Disk(other.to_string()),
+        }
+    }
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                Self::from_redb(&error.into())
+            }
+        }
+    )*};
+}
+from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
+
+/// How much of the log is kept for readers that come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Bytes of log entries.
+    pub bytes: u64,
+    /// Milliseconds; an older change is removed.
+    pub age_ms: u64,
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// How much of the log is kept.
+    pub retention: Retention,
+    /// Memory for cached pages, in bytes.
+    pub cache_bytes: usize,
+    /// The epoch of the store if it is a new one: random, so that no two stores share it.
+    pub fresh_epoch: Epoch,
+}
+
+/// Several mutations that happen together or not at all.
+pub type Unit = Vec<Mutation>;
+
+/// What became of a [`Unit`]; the error is the text for whoever sent it.
+pub type UnitResult = Result<Vec<Outcome>, String>;
+
+/// What a commit wrote.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// The changes in the order of their positions. They may start with some of an earlier commit that a fault left open.
+    pub changes: Vec<Change>,
+    /// What became of each unit.
+    pub results: Vec<UnitResult>,
+    /// The newest position now.
+    pub upto: Seq,
+}
+
+/// The store; clones are handles to the same one.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disk: Box<dyn Disk>,
+    options: StoreOptions,
+    /// `None` only while a fault has made the disk unreadable.
+    database: RwLock<Option<Opened>>,
+    state: Mutex<WriteState>,
+    /// `last_seq` and `log_bytes` of the state, for whoever must not wait for a commit.
+    last_seq: AtomicU64,
+    log_bytes: AtomicU64,
+    epoch: Epoch,
+}
+
+/// What the one writer knows; it equals what is on disk.
+struct WriteState {
+    tables: Tables,
+    last_seq: Seq,
+    log_bytes: u64,
+    /// Changes that a failed commit left on disk all the same; they have to be published before anything newer.
+    recovered: Vec<Change>,
+    /// The last commit failed and the store was not yet opened again.
+    failed: bool,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({:?})", self.shared.epoch)
+    }
+}
+
+impl Store {
+    /// Opens the store on `disk`, or makes a new one there.
+    pub fn open(disk: Box<dyn Disk>, options: StoreOptions) -> Result<Self, StoreError> {
+        let (opened, loaded) = recovery::open(disk.as_ref(), &options)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                disk,
+                options,
+                database: RwLock::new(Some(opened)),
+                state: Mutex::new(WriteState {
+                    tables: loaded.tables,
+                    last_seq: loaded.last_seq,
+                    log_bytes: loaded.log_bytes,
+                    recovered: Vec::new(),
+                    failed: false,
+                }),
+                last_seq: AtomicU64::new(loaded.last_seq.0),
+                log_bytes: AtomicU64::new(loaded.log_bytes),
+                epoch: loaded.epoch,
+            }),
+        })
+    }
+
+    /// The history that this store writes.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    /// The store as it is now.
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        match self.try_snapshot() {
+            Err(StoreError::Disk(_)) => {
+                let mut state = self.lock_state();
+                // Another reader may have opened it again meanwhile; to do so twice would end that one's snapshot.
+                match self.try_snapshot() {
+                    Err(StoreError::Disk(_)) => {
+                        self.reopen(&mut state)?;
+                        self.try_snapshot()
+                    }
+                    result => result,
+                }
+            }
+            result => result,
+        }
+    }
+
+    fn try_snapshot(&self) -> Result<Snapshot, StoreError> {
+        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        let opened = database.as_ref().ok_or_else(|| StoreError::Disk("it cannot be read".to_owned()))?;
+        if opened.has_failed() {
+            return Err(StoreError::Disk("it failed before".to_owned()));
+        }
+        Snapshot::new(opened.database.begin_read()?)
+    }
+
+    /// Whether the database is of no more use.
+    fn must_reopen(&self, state: &WriteState) -> bool {
+        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        state.failed || database.as_ref().is_none_or(Opened::has_failed)
+    }
+
+    /// The newest position.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.shared.epoch, seq: Seq(self.shared.last_seq.load(Ordering::Acquire)) }
+    }
+
+    /// Bytes of log entries kept.
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Applies `units` in order, in one transaction that is on disk when this returns, and removes what retention no longer keeps.
+    ///
+    /// A unit that is refused leaves nothing behind and harms no other. An error means that none of them was applied, or,
+    /// for [`StoreError::Disk`], that this shows only later.
+    pub fn commit(&self, now: Timestamp, units: &[Unit]) -> Result<Committed, StoreError> {
+        let mut state = self.lock_state();
+        if self.must_reopen(&state) {
+            self.reopen(&mut state)?;
+        }
+        let result = match self.write_transaction(&mut state, now, units) {
+            Ok(committed) => Ok(committed),
+            Err(error) => {
+                state.failed = true;
+                let confirmed = state.last_seq;
+                // Readers need the store now; if it cannot be opened yet, the next commit or snapshot tries again.
+                if let Err(reopen_error) = self.reopen(&mut state) {
+                    tracing::error!(%error, %reopen_error, "the store cannot be opened again after a failed write");
+                }
+                // A full disk promises that nothing was written, which is not so, or not known, if it showed in the last sync.
+                let promised = matches!(error, StoreError::DiskFull);
+                if promised && (state.failed || state.last_seq > confirmed) {
+                    Err(StoreError::Disk("it is full".to_owned()))
+                } else {
+                    Err(error)
+                }
+            }
+        };
+        self.note_figures(&state);
+        result
+    }
+
+    fn note_figures(&self, state: &WriteState) {
+        self.shared.last_seq.store(state.last_seq.0, Ordering::Release);
+        self.shared.log_bytes.store(state.log_bytes, Ordering::Relaxed);
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, WriteState> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Writes as data: what shall become of one row, decided when its turn comes.
+//!
+//! A mutation describes both cases, row missing and row present, so that whoever executes it (the embedded store, a
+//! database behind a query language) can do so in one atomic step without calling back.
+
+use serde_json::{Map, Value};
+
+use crate::change::{Cause, Document, Key, Table};
+
+/// What shall become of one row.
+#[derive(Clone, Debug)]
+pub struct Mutation {
+    /// The table of the row.
+    pub table: Table,
+    /// The row.
+    pub key: Key,
+    /// What to do when there is no such row.
+    pub if_missing: IfMissing,
+    /// What to do when there is one.
+    pub if_present: IfPresent,
+    /// Why; it goes into the log.
+    pub cause: Cause,
+}
+
+/// What to do when the row is missing.
+#[derive(Clone, Debug)]
+pub enum IfMissing {
+    /// Nothing, and call that success.
+    Ignore,
+    /// Write this row.
+    Insert(Document),
+    /// Fail with this text for the client.
+    Refuse(String),
+}
+
+/// What to do when the row is there.
+#[derive(Clone, Debug)]
+pub enum IfPresent {
+    /// Write the members of this document over it: objects are merged deeply, everything else is replaced.
+    Merge(Document),
+    /// Write this row instead.
+    Replace(Document),
+    /// Delete it.
+    Delete,
+    /// Fail with this text for the client.
+    Refuse(String),
+}
+
+impl Mutation {
+    /// Deletes the row if it is there.
+    pub fn delete(table: Table, key: Key) -> Self {
+        Self { table, key, if_missing: IfMissing::Ignore, if_present: IfPresent::Delete, cause: Cause::Write }
+    }
+
+    /// Makes the row what `document` says, whatever was there.
+    pub fn put(table: Table, key: Key, document: Document) -> Self {
+        Self {
+            table,
+            key,
+            if_missing: IfMissing::Insert(document.clone()),
+            if_present: IfPresent::Replace(document),
+            cause: Cause::Write,
+        }
+    }
+
+    /// Writes `patch` over a row that must be there; `missing` is the text for the client when it is not.
+    pub fn update(table: Table, key: Key, patch: Document, missing: String) -> Self {
+        Self {
+            table,
+            key,
+            if_missing: IfMissing::Refuse(missing),
+            if_present: IfPresent::Merge(patch),
+            cause: Cause::Write,
+        }
+    }
+
+    /// The bytes it holds in memory, by which the write queue is bounded.
+    pub fn size(&self) -> usize {
+        let missing = match &self.if_missing {
+            IfMissing::Insert(document) => document.as_bytes().len(),
+            IfMissing::Ignore | IfMissing::Refuse(_) => 0,
+        };
+        let present = match &self.if_present {
+            IfPresent::Merge(document) | IfPresent::Replace(document) => document.as_bytes().len(),
+            IfPresent::Delete | IfPresent::Refuse(_) => 0,
+        };
+        self.key.as_bytes().len() + missing + present + std::mem::size_of::<Self>()
+    }
+
+    /// What the row becomes, given what it is; `Err` carries the text for the client.
+    pub(super) fn apply(&self, current: Option<&Document>) -> Result<Option<Document>, String> {
+        let Some(current) = current else {
+            return match &self.if_missing {
+                IfMissing::Ignore => Ok(None),
+                IfMissing::Insert(document) => Ok(Some(document.clone())),
+                IfMissing::Refuse(text) => Err(text.clone()),
+            };
+        };
+        match &self.if_present {
+            IfPresent::Merge(patch) => Ok(Some(merged(current, patch))),
+            IfPresent::Replace(document) => Ok(Some(document.clone())),
+            IfPresent::Delete => Ok(None),
+            IfPresent::Refuse(text) => Err(text.clone()),
+        }
+    }
+}
+
+/// What a mutation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The row is new.
+    Added,
+    /// The row has another content.
+    Updated,
+    /// The row is gone.
+    Deleted,
+    /// The row is as it was; there is no change in the log.
+    Unchanged,
+}
+
+fn merged(current: &Document, patch: &Document) -> Document {
+    let mut object = current.members().unwrap_or_default();
+    merge_into(&mut object, patch.members().unwrap_or_default());
+    Document::from_object(object)
+}
+
+fn merge_into(target: &mut Map<String, Value>, patch: Map<String, Value>) {
+    for (name, value) in patch {
+        match (target.get_mut(&name), value) {
+            (Some(Value::Object(inner)), Value::Object(patch)) if !is_pseudo_type(inner) && !is_pseudo_type(&patch) => {
+                merge_into(inner, patch);
+            }
+            (_, value) => {
+                target.insert(name, value);
+            }
+        }
+    }
+}
+
+/// RethinkDB writes times and binary data as objects that are one value, never to be merged member by member.
+fn is_pseudo_type(object: &Map<String, Value>) -> bool {
+    object.contains_key("$reql_type$")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        Document::parse(text.as_bytes()).expect("a valid document")
+    }
+
+    #[test]
+    fn objects_merge_deeply_lists_and_pseudo_types_are_replaced() {
+        let current = document(
+            r#"{"id":"p","limits":{"max_cost":1,"max_items":2},"tags":[1,2],"at":{"$reql_type$":"TIME","epoch_time":1,"timezone":"+00:00"}}"#,
+        );
+        let patch = document(
+            r#"{"limits":{"max_cost":null},"tags":[3],"at":{"$reql_type$":"TIME","epoch_time":2},"robots":{"usage":"OBEY"}}"#,
+        );
+        assert_eq!(
+            merged(&current, &patch),
+            document(
+                r#"{"id":"p","limits":{"max_cost":null,"max_items":2},"tags":[3],"at":{"$reql_type$":"TIME","epoch_time":2},"robots":{"usage":"OBEY"}}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! The tables of a store: their numbers, row counts, and how far back their log reaches.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use redb::ReadOnlyTable;
+
+use super::StoreError;
+use super::layout::{META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, TableRecord};
+use crate::change::{Epoch, Position, Seq, Table};
+
+type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
+
+/// All tables of a store, as the writer keeps them in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tables {
+    records: HashMap<u32, TableRecord>,
+    numbers: HashMap<String, u32>,
+}
+
+impl Tables {
+    pub(super) fn add(&mut self, number: u32, record: TableRecord) {
+        self.numbers.insert(record.path.clone(), number);
+        self.records.insert(number, record);
+    }
+
+    /// The number of `table`, a new one if it is not known yet; and whether it is new.
+    pub(super) fn number(&mut self, table: &Table) -> (u32, bool) {
+        if let Some(&number) = self.numbers.get(table.path()) {
+            return (number, false);
+        }
+        let number = u32::try_from(self.records.len()).expect("a store has fewer than 2^32 tables");
+        self.add(number, TableRecord { path: table.path().to_owned(), rows: 0, trimmed_to: 0 });
+        (number, true)
+    }
+
+    pub(super) fn known_number(&self, table: &Table) -> Option<u32> {
+        self.numbers.get(table.path()).copied()
+    }
+
+    pub(super) fn record_mut(&mut self, number: u32) -> Result<&mut TableRecord, StoreError> {
+        self.records.get_mut(&number).ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
+    }
+
+    pub(super) fn table(&self, number: u32) -> Result<Table, StoreError> {
+        let record = self
+            .records
+            .get(&number)
+            .ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))?;
+        match record.path.split_once('/') {
+            Some((namespace, name)) => Ok(Table::in_namespace(namespace, name)),
+            None => Err(StoreError::Damaged(format!("a table is called {:?}", record.path))),
+        }
+    }
+
+    pub(super) fn decode_record(bytes: &[u8]) -> Result<TableRecord, StoreError> {
+        TableRecord::decode(bytes).map_err(|error| StoreError::Damaged(format!("a table record: {error}")))
+    }
+
+    pub(super) fn position(meta: &Meta) -> Result<Position, StoreError> {
+        Ok(Position {
+            epoch: Epoch(Self::epoch_number(meta)?),
+            seq: Seq(Self::number_in(meta, META_LAST_SEQ)?.unwrap_or(0)),
+        })
+    }
+
+    pub(super) fn log_bytes(meta: &Meta) -> Result<u64, StoreError> {
+        Ok(Self::number_in(meta, META_LOG_BYTES)?.unwrap_or(0))
+    }
+
+    pub(super) fn format(meta: &Meta) -> Result<Option<u64>, StoreError> {
+        Self::number_in(meta, META_FORMAT)
+    }
+
+    fn epoch_number(meta: &Meta) -> Result<u128, StoreError> {
+        let damaged = || StoreError::Damaged("it has no epoch".to_owned());
+        let value = meta.get(META_EPOCH)?.ok_or_else(damaged)?;
+        let bytes: [u8; 16] = value.value().try_into().map_err(|_| damaged())?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
+    fn number_in(meta: &Meta, name: &str) -> Result<Option<u64>, StoreError> {
+        let Some(value) = meta.get(name)? else {
+            return Ok(None);
+        };
+        let bytes: [u8; 8] =
+            value.value().try_into().map_err(|_| StoreError::Damaged(format!("its {name} is not a number")))?;
+        Ok(Some(u64::from_le_bytes(bytes)))
+    }
+}

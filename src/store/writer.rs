@@ -1,0 +1,169 @@
+//! The one writer of a store: a thread that commits what was handed in, as much at a time as is waiting.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Store, StoreError, Unit, UnitResult};
+use crate::change::{Change, Seq};
+use crate::clock::Clock;
+
+/// Learns what was committed, in order, after it is on disk and before whoever wrote it is told.
+pub trait CommitObserver: Send {
+    /// `changes` are on disk; `upto` is the newest position now. It runs on the writer's thread: no waiting here.
+    fn committed(&mut self, changes: Vec<Change>, upto: Seq);
+}
+
+/// Bounds of the writer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Bytes of mutations that may wait; more are refused.
+    pub queue_bytes: usize,
+    /// Bytes of mutations that go into one commit; a single larger unit still goes, alone.
+    pub commit_bytes: usize,
+}
+
+/// How often an idle writer looks whether the log has entries that are too old.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
+
+struct Job {
+    unit: Unit,
+    size: usize,
+    reply: oneshot::Sender<Result<UnitResult, StoreError>>,
+}
+
+/// Hands units to the writer; clones hand to the same one.
+#[derive(Clone, Debug)]
+pub struct WriteHandle {
+    jobs: mpsc::Sender<Job>,
+    status: Arc<WriterStatus>,
+    limits: WriterLimits,
+}
+
+/// What the writer is doing, for metrics.
+#[derive(Debug, Default)]
+pub struct WriterStatus {
+    /// Bytes of mutations that wait.
+    pub queued_bytes: AtomicUsize,
+    /// Commits that wrote something.
+    pub commits: AtomicUsize,
+    /// Changes written.
+    pub changes: AtomicUsize,
+    /// Commits that the disk refused.
+    pub failures: AtomicUsize,
+}
+
+impl WriteHandle {
+    /// Puts `unit` behind everything handed in before; the receiver resolves when it is on disk, or refused.
+    pub fn submit(&self, unit: Unit) -> Result<oneshot::Receiver<Result<UnitResult, StoreError>>, StoreError> {
+        let size = size_of::<Job>() + unit.iter().map(super::Mutation::size).sum::<usize>();
+        let queued = self.status.queued_bytes.fetch_add(size, Ordering::Relaxed);
+        // A unit larger than the whole queue may pass when nothing else waits.
+        if queued > 0 && queued + size > self.limits.queue_bytes {
+            self.status.queued_bytes.fetch_sub(size, Ordering::Relaxed);
+            return Err(StoreError::Overloaded);
+        }
+        let (reply, receiver) = oneshot::channel();
+        self.jobs.send(Job { unit, size, reply }).map_err(|_| StoreError::Stopped)?;
+        Ok(receiver)
+    }
+
+    /// What the writer is doing.
+    pub fn status(&self) -> &WriterStatus {
+        &self.status
+    }
+}
+
+/// The writer's thread. It ends when every [`WriteHandle`] is gone and what they handed in is committed.
+#[derive(Debug)]
+pub struct Writer {
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts the writer of `store`; `observer` learns of every commit.
+    pub fn start(
+        store: Store,
+        clock: Clock,
+        limits: WriterLimits,
+        observer: impl CommitObserver + 'static,
+    ) -> (Self, WriteHandle) {
+        let (jobs, waiting) = mpsc::channel();
+        let status = Arc::new(WriterStatus::default());
+        let mut work = WriterLoop { store, clock, limits, observer, waiting, status: Arc::clone(&status) };
+        let thread = crate::task::spawn_thread("store-writer", move || work.run());
+        (Self { thread }, WriteHandle { jobs, status, limits })
+    }
+
+    /// Waits for the end of the thread: call it after the last [`WriteHandle`] is gone. A panic of the writer is passed on.
+    pub fn join(self) {
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+struct WriterLoop<O> {
+    store: Store,
+    clock: Clock,
+    limits: WriterLimits,
+    observer: O,
+    waiting: mpsc::Receiver<Job>,
+    status: Arc<WriterStatus>,
+}
+
+impl<O: CommitObserver> WriterLoop<O> {
+    fn run(&mut self) {
+        loop {
+            match self.waiting.recv_timeout(RETENTION_INTERVAL) {
+                Ok(first) => self.commit_with_all_that_wait(first),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.commit(Vec::new(), Vec::new()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn commit_with_all_that_wait(&mut self, first: Job) {
+        let mut units = Vec::new();
+        let mut replies = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            bytes += job.size;
+            self.status.queued_bytes.fetch_sub(job.size, Ordering::Relaxed);
+            units.push(job.unit);
+            replies.push(job.reply);
+            if bytes >= self.limits.commit_bytes {
+                break;
+            }
+            next = self.waiting.try_recv().ok();
+        }
+        self.commit(units, replies);
+    }
+
+    fn commit(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<UnitResult, StoreError>>>) {
+        // A receiver that is gone is a client that left: its write stands all the same.
+        match self.store.commit(self.clock.now(), &units) {
+            Ok(committed) => {
+                if !committed.changes.is_empty() {
+                    self.status.commits.fetch_add(1, Ordering::Relaxed);
+                    self.status.changes.fetch_add(committed.changes.len(), Ordering::Relaxed);
+                    self.observer.committed(committed.changes, committed.upto);
+                }
+                for (reply, result) in replies.into_iter().zip(committed.results) {
+                    let _ = reply.send(Ok(result));
+                }
+            }
+            Err(error) => {
+                self.status.failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, units = units.len(), "a commit failed");
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}

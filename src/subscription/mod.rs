@@ -1,0 +1,124 @@
+//! Who may subscribe to what, and for how long: the control side, apart from how changes flow.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::change::{Seq, Table};
+use crate::feed::{Advance, Attachment, Feeds, Outbox, SubscriptionId};
+
+/// Who is at the other end of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Nobody told us, and nobody had to: the server listens on loopback, or a proxy in front has checked.
+    Anonymous,
+}
+
+/// Bounds of subscriptions.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscriptionLimits {
+    /// Subscriptions of one connection.
+    pub per_connection: usize,
+    /// Subscriptions of all connections.
+    pub total: usize,
+}
+
+/// Why a subscription was refused; the text is for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// The connection has as many as it may.
+    #[error("limit_exceeded: this connection has {0} subscriptions, more are not allowed; unsubscribe from some first")]
+    PerConnection(usize),
+    /// The server has as many as it may.
+    #[error("limit_exceeded: the server has {0} subscriptions, more are not allowed; try again later")]
+    Total(usize),
+}
+
+/// Grants subscriptions.
+#[derive(Debug)]
+pub struct SubscriptionManager {
+    feeds: Arc<Feeds>,
+    limits: SubscriptionLimits,
+    next_id: AtomicU64,
+    count: AtomicUsize,
+}
+
+impl SubscriptionManager {
+    /// Grants subscriptions to `feeds` within `limits`.
+    pub fn new(feeds: Arc<Feeds>, limits: SubscriptionLimits) -> Arc<Self> {
+        Arc::new(Self { feeds, limits, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) })
+    }
+
+    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `table`; changes go to `outbox`.
+    ///
+    /// Everyone may subscribe to everything for now: whoever can connect is on this machine or was let through by a proxy.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        _principal: &Principal,
+        held: usize,
+        table: &Table,
+        outbox: &Arc<Outbox>,
+    ) -> Result<Subscription, SubscribeError> {
+        if held >= self.limits.per_connection {
+            return Err(SubscribeError::PerConnection(self.limits.per_connection));
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= self.limits.total {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(SubscribeError::Total(self.limits.total));
+        }
+        let id = SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        Ok(Subscription {
+            id,
+            attachment: self.feeds.attach(table, id),
+            outbox: Arc::clone(outbox),
+            manager: Arc::clone(self),
+        })
+    }
+
+    /// How many subscriptions there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The feeds.
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+}
+
+/// A granted subscription. Dropping it unsubscribes.
+pub struct Subscription {
+    id: SubscriptionId,
+    attachment: Attachment,
+    outbox: Arc<Outbox>,
+    manager: Arc<SubscriptionManager>,
+}
+
+impl Subscription {
+    /// Its identity in this process; clients know it by a number of their connection.
+    pub fn id(&self) -> SubscriptionId {
+        self.id
+    }
+
+    /// Its table.
+    pub fn table(&self) -> &Table {
+        self.attachment.feed().table()
+    }
+
+    /// Brings it, who has everything up to `after`, closer to being live; see [`crate::feed::Feed::advance`].
+    pub fn advance(&self, after: Seq, bytes_max: usize) -> Advance {
+        self.attachment.feed().advance(self.id, after, &self.outbox, bytes_max)
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.manager.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Subscription({} of {:?})", self.id.0, self.table())
+    }
+}

@@ -1,0 +1,323 @@
+//! A WebSocket connection: one loop that owns the socket and the session.
+//!
+//! What waits is written in one go and flushed once. While the socket takes no more, nothing more is taken from the
+//! session, but the client is still read from: it can unsubscribe, and its pings are answered.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::WakeTask;
+use crate::catalog::Arrival;
+use crate::clock::Clock;
+use crate::feed::Outbox;
+use crate::session::{ReadResult, Session, SessionContext, Step, Work, WriteTicket};
+use crate::store::{Store, StoreError, UnitResult, WriteHandle};
+use crate::subscription::Principal;
+use crate::task;
+use crate::wire::{self, CloseReason};
+
+/// Bounds of a WebSocket connection.
+#[derive(Clone, Copy, Debug)]
+pub struct WebSocketLimits {
+    /// Bytes of a message from the client.
+    pub message_bytes: usize,
+    /// Bytes of changes that wait for the connection; a subscription that does not fit falls behind.
+    pub outbox_bytes: usize,
+    /// A ping is sent this often; no sign of life for twice as long ends the connection.
+    pub ping_interval: Duration,
+    /// A client that takes nothing for so long, though there is something for it, is let go.
+    pub stall_timeout: Duration,
+    /// How long the client has to answer a close frame.
+    pub close_timeout: Duration,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct ConnectionContext {
+    /// For the sessions.
+    pub session: Arc<SessionContext>,
+    /// Where they read.
+    pub store: Store,
+    /// Where they write.
+    pub writer: WriteHandle,
+    /// What time it is.
+    pub clock: Clock,
+    /// Bounds.
+    pub limits: WebSocketLimits,
+    /// The server stops.
+    pub shutdown: CancellationToken,
+}
+
+/// Written to the socket in one go; more waits in the outbox, where it is bounded and counted.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Read from the socket in one go. It is allocated for each connection, idle or not.
+const READ_BYTES: usize = 4 * 1024;
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// Serves one client until it leaves, misbehaves, or the server stops. `already_read` came behind the handshake.
+pub async fn serve(stream: TcpStream, already_read: BytesMut, context: Arc<ConnectionContext>) {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        // The loop flushes; until then everything is gathered.
+        .write_buffer_size(usize::MAX / 2)
+        .max_write_buffer_size(usize::MAX)
+        .max_message_size(Some(context.limits.message_bytes))
+        .max_frame_size(Some(context.limits.message_bytes));
+    let socket = WebSocketStream::from_partially_read(stream, already_read.to_vec(), Role::Server, Some(config)).await;
+    let wake = WakeTask::new();
+    let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&wake) as _);
+    let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, outbox);
+    let now = Instant::now();
+    let mut connection = Connection {
+        socket,
+        session,
+        running: FuturesUnordered::new(),
+        wake,
+        is_unflushed: false,
+        heard_at: now,
+        flushed_at: now,
+        context,
+    };
+    let Some(reason) = connection.run().await else {
+        return;
+    };
+    connection.context.session.metrics.closed.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+    connection.close(reason).await;
+}
+
+struct Connection {
+    socket: Socket,
+    session: Session,
+    running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
+    wake: Arc<WakeTask>,
+    /// Messages were gathered, and the socket has not taken all of them.
+    is_unflushed: bool,
+    heard_at: Instant,
+    /// When the socket had last taken everything.
+    flushed_at: Instant,
+    context: Arc<ConnectionContext>,
+}
+
+enum Done {
+    Written(WriteTicket, Result<UnitResult, StoreError>),
+    Read(ReadResult),
+}
+
+enum FromSocket {
+    Flushed(Result<(), WsError>),
+    Message(Option<Result<Message, WsError>>),
+}
+
+impl Connection {
+    /// Runs until the end; `None` when the client has left, so that there is nobody to tell a reason.
+    async fn run(&mut self) -> Option<CloseReason> {
+        let mut ping = ping_timer(self.context.limits.ping_interval);
+        // Waited for by one future for the whole connection: each new one would take a lock that all connections share.
+        let mut shutdown = pin!(self.context.shutdown.clone().cancelled_owned());
+        let wake = Arc::clone(&self.wake);
+        loop {
+            if self.gather().is_err() {
+                return None;
+            }
+            // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
+            // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return Some(CloseReason::ShuttingDown),
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
+                () = wake.woken(), if !self.is_unflushed => {}
+                event = from_socket(&mut self.socket, self.is_unflushed, !self.session.is_saturated()) => match event {
+                    FromSocket::Flushed(Ok(())) => {
+                        self.is_unflushed = false;
+                        self.flushed_at = Instant::now();
+                    }
+                    FromSocket::Flushed(Err(_)) | FromSocket::Message(None) => return None,
+                    FromSocket::Message(Some(message)) => {
+                        self.heard_at = Instant::now();
+                        if let Err(end) = self.receive(message) {
+                            return end;
+                        }
+                    }
+                },
+                _ = ping.tick() => {
+                    if let Some(reason) = self.check_alive().await {
+                        return Some(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes from the session what fits into one write, and begins the work it asks for.
+    fn gather(&mut self) -> Result<(), WsError> {
+        if self.is_unflushed {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        let mut messages = 0;
+        while bytes < WRITE_BYTES {
+            let message = match self.session.next_step() {
+                Step::Send(message) => message,
+                Step::Do(work) => {
+                    self.begin(work);
+                    continue;
+                }
+                Step::Wait => break,
+            };
+            if let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) {
+                bytes += encoded.len();
+                messages += 1;
+                self.feed(Message::Binary(encoded))?;
+            }
+        }
+        let metrics = &self.context.session.metrics;
+        metrics.messages_sent.inc_by(messages);
+        metrics.bytes_sent.inc_by(bytes as u64);
+        Ok(())
+    }
+
+    fn feed(&mut self, message: Message) -> Result<(), WsError> {
+        if !self.is_unflushed {
+            self.is_unflushed = true;
+            self.flushed_at = Instant::now();
+        }
+        Pin::new(&mut self.socket).start_send(message)
+    }
+
+    fn begin(&mut self, work: Work) {
+        match work {
+            Work::Write { ticket, unit } => match self.context.writer.submit(unit) {
+                Err(error) => self.session.written(ticket, Err(error)),
+                Ok(result) => self.running.push(Box::pin(async move {
+                    Done::Written(ticket, result.await.unwrap_or(Err(StoreError::Stopped)))
+                })),
+            },
+            Work::Read(read) => {
+                let store = self.context.store.clone();
+                self.running.push(Box::pin(async move { Done::Read(task::blocking(move || read.run(&store)).await) }));
+            }
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Written(ticket, result) => self.session.written(ticket, result),
+            Done::Read(result) => self.session.read(result),
+        }
+    }
+
+    /// `Err` ends the connection, with the reason to tell if there still is somebody to tell.
+    fn receive(&mut self, message: Result<Message, WsError>) -> Result<(), Option<CloseReason>> {
+        match message {
+            Ok(Message::Binary(bytes)) => {
+                self.context.session.metrics.requests.inc();
+                let message = wire::protobuf::decode(bytes).map_err(|_| Some(CloseReason::Undecodable))?;
+                let arrival = Arrival { now: self.context.clock.now(), fresh_id: Uuid::new_v4() };
+                self.session.receive(message, &arrival);
+                Ok(())
+            }
+            Ok(Message::Text(_)) => Err(Some(CloseReason::WrongFrameType)),
+            // The library has its answer to a ping ready; it goes out with the next flush.
+            Ok(Message::Ping(_)) => {
+                self.is_unflushed = true;
+                Ok(())
+            }
+            Ok(Message::Pong(_) | Message::Frame(_)) => Ok(()),
+            Ok(Message::Close(_)) => Err(Some(CloseReason::Asked)),
+            Err(error) => Err(protocol_reason(&error)),
+        }
+    }
+
+    /// Looks for signs of life, and asks for one.
+    async fn check_alive(&mut self) -> Option<CloseReason> {
+        let limits = &self.context.limits;
+        if self.is_unflushed {
+            // The socket is full: the client may be alive and busy, and cannot see a ping before it has read the rest.
+            return (self.flushed_at.elapsed() >= limits.stall_timeout).then_some(CloseReason::Stalled);
+        }
+        if self.heard_at.elapsed() >= 2 * limits.ping_interval && !self.session.is_saturated() {
+            return Some(CloseReason::Unresponsive);
+        }
+        // A failure shows when the socket is read next.
+        let _ = self.feed(Message::Ping(Bytes::new()));
+        None
+    }
+
+    /// Tells the client why the connection ends, and gives it a moment to hear that.
+    async fn close(mut self, reason: CloseReason) {
+        // Subscriptions end first: nobody hands over changes to a connection that ends.
+        drop(self.session);
+        let timeout = self.context.limits.close_timeout;
+        let _ = tokio::time::timeout(timeout, close_handshake(&mut self.socket, reason)).await;
+    }
+}
+
+/// A connection's first ping comes after a random part of the interval, so that pings of many do not come at once.
+fn ping_timer(interval: Duration) -> Interval {
+    let part = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+    let mut timer = tokio::time::interval_at(Instant::now() + interval.mul_f64(0.5 + part / 2.0), interval);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+/// What the socket does next: takes the rest of what was gathered, or brings a message.
+async fn from_socket(socket: &mut Socket, is_unflushed: bool, may_read: bool) -> FromSocket {
+    std::future::poll_fn(|context| poll_socket(socket, context, is_unflushed, may_read)).await
+}
+
+fn poll_socket(socket: &mut Socket, context: &mut Context<'_>, is_unflushed: bool, may_read: bool) -> Poll<FromSocket> {
+    if is_unflushed && let Poll::Ready(result) = Pin::new(&mut *socket).poll_flush(context) {
+        return Poll::Ready(FromSocket::Flushed(result));
+    }
+    if may_read {
+        return Pin::new(socket).poll_next(context).map(FromSocket::Message);
+    }
+    Poll::Pending
+}
+
+fn protocol_reason(error: &WsError) -> Option<CloseReason> {
+    use tokio_tungstenite::tungstenite::error::ProtocolError;
+    match error {
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        WsError::Protocol(_) => Some(CloseReason::Protocol),
+        WsError::Capacity(_) => Some(CloseReason::TooBig),
+        WsError::Utf8(_) => Some(CloseReason::Undecodable),
+        _ => None,
+    }
+}
+
+/// Sends the close frame, then reads on until the client has left: a socket closed with bytes unread would reset the
+/// connection, and the client would never see the frame.
+async fn close_handshake(socket: &mut Socket, reason: CloseReason) {
+    if reason != CloseReason::Asked {
+        let close = reason.close();
+        let frame = CloseFrame { code: CloseCode::from(close.code), reason: close.text.into() };
+        if Pin::new(&mut *socket).start_send(Message::Close(Some(frame))).is_err() {
+            return;
+        }
+    }
+    if socket.flush().await.is_err() {
+        return;
+    }
+    let stream = socket.get_mut();
+    let _ = tokio::io::AsyncWriteExt::shutdown(stream).await;
+    let mut rest = [0; 1024];
+    while let Ok(1..) = stream.read(&mut rest).await {}
+}

@@ -1,0 +1,185 @@
+//! What a store should hold, and a comparison with what it does hold.
+
+use std::collections::BTreeMap;
+
+use starfeed::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
+use starfeed::store::{ChangePage, Committed, IfMissing, IfPresent, Mutation, PageBudget, Store, StoreError, Unit};
+
+use crate::tables;
+
+/// What the store should hold.
+#[derive(Clone, Default)]
+pub(crate) struct Model {
+    pub(crate) rows: BTreeMap<(Table, Key), Document>,
+    /// All changes there ever were.
+    pub(crate) history: Vec<Change>,
+}
+
+/// How a store is not as it should be.
+#[derive(Debug)]
+pub(crate) enum Difference {
+    Failed(StoreError),
+    Found(String),
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "a read failed: {error}"),
+            Self::Found(what) => f.write_str(what),
+        }
+    }
+}
+
+impl From<StoreError> for Difference {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Model {
+    pub(crate) fn last(&self) -> Seq {
+        self.history.last().map_or(Seq::ZERO, |change| change.seq)
+    }
+
+    /// Takes in one change that follows all others.
+    pub(crate) fn publish(&mut self, change: Change) {
+        assert_eq!(change.seq, self.last().next(), "every change is published once, in order");
+        let place = (change.table.clone(), change.key.clone());
+        let old = match &change.new {
+            Some(document) => self.rows.insert(place, document.clone()),
+            None => self.rows.remove(&place),
+        };
+        assert_eq!(old, change.old, "change {} has another old row than the one before it left", change.seq);
+        self.history.push(change);
+    }
+
+    /// Does what a store does with `units`.
+    pub(crate) fn apply(&mut self, units: &[Unit], time: Timestamp) {
+        for unit in units {
+            let mut rows = self.rows.clone();
+            let mut history = Vec::new();
+            let done = unit.iter().all(|Mutation { table, key, if_missing, if_present, .. }| {
+                let place = (table.clone(), key.clone());
+                let old = rows.get(&place).cloned();
+                let new = match (&old, if_missing, if_present) {
+                    (None, IfMissing::Refuse(_), _) | (Some(_), _, IfPresent::Refuse(_)) => return false,
+                    (None, IfMissing::Ignore, _) | (Some(_), _, IfPresent::Delete) => None,
+                    (None, IfMissing::Insert(document), _) | (Some(_), _, IfPresent::Replace(document)) => {
+                        Some(document.clone())
+                    }
+                    (Some(old), _, IfPresent::Merge(patch)) => Some(merged(old, patch)),
+                };
+                match &new {
+                    Some(document) => rows.insert(place, document.clone()),
+                    None => rows.remove(&place),
+                };
+                if old != new {
+                    let seq = Seq(self.last().0 + history.len() as u64 + 1);
+                    let (table, key) = (table.clone(), key.clone());
+                    history.push(Change { seq, table, key, old, new, time, cause: Cause::Write });
+                }
+                true
+            });
+            if done {
+                self.rows = rows;
+                self.history.extend(history);
+            }
+        }
+    }
+
+    /// Does what a store did with `units`, and compares what it said.
+    pub(crate) fn acknowledge(&mut self, units: &[Unit], committed: &Committed) {
+        let before = self.history.len();
+        let time = committed.changes.first().map_or(Timestamp(0), |change| change.time);
+        self.apply(units, time);
+        assert_eq!(committed.changes, self.history[before..]);
+        assert_eq!(committed.upto, self.last());
+    }
+
+    /// Compares everything; says whether the log reaches back to the first change.
+    pub(crate) fn compare(&self, store: &Store) -> Result<bool, Difference> {
+        self.compare_rows(store)?;
+        let snapshot = store.snapshot()?;
+        let mut entries = 0;
+        if store.position().seq != self.last() || snapshot.position().seq != self.last() {
+            let positions = (store.position().seq, snapshot.position().seq, self.last());
+            return Err(Difference::Found(format!("the positions differ: {positions:?}")));
+        }
+        for table in tables() {
+            let history: Vec<_> = self.history.iter().filter(|change| change.table == table).cloned().collect();
+            let starts = std::iter::once(Seq::ZERO).chain(history.iter().map(|change| change.seq));
+            // As far back as the log of this table reaches; at its end nothing can be missing.
+            for (trimmed, after) in starts.enumerate() {
+                let Some(log) = log_after(store, &table, after)? else {
+                    continue;
+                };
+                if log != history[trimmed..] {
+                    return Err(Difference::Found(format!("the log of {table} differs after {after}: {log:?}")));
+                }
+                entries += log.len();
+                break;
+            }
+        }
+        if snapshot.log_entries()? != entries as u64 {
+            return Err(Difference::Found(format!("{entries} changes are not all that the log holds")));
+        }
+        Ok(entries == self.history.len())
+    }
+
+    pub(crate) fn compare_rows(&self, store: &Store) -> Result<(), Difference> {
+        for table in tables() {
+            let snapshot = store.snapshot()?;
+            let mut rows: Vec<Row> = Vec::new();
+            loop {
+                let after = rows.last().map(|row| row.key.clone());
+                let page = snapshot.rows_after(&table, after.as_ref(), PageBudget { items: 7, bytes: 100_000 })?;
+                rows.extend(page.rows);
+                if page.complete {
+                    break;
+                }
+            }
+            let count = snapshot.count(&table)?;
+            let found: Vec<_> = rows.iter().map(|row| (&row.key, &row.document)).collect();
+            let wanted: Vec<_> =
+                self.rows.iter().filter(|((of, _), _)| *of == table).map(|((_, key), row)| (key, row)).collect();
+            if found != wanted || count != wanted.len() as u64 {
+                return Err(Difference::Found(format!(
+                    "the rows of {table} differ: {found:?}, counted {count}, wanted {wanted:?}"
+                )));
+            }
+            let versions = rows.iter().all(|row| {
+                let made_by = self.history.iter().rev().find(|change| change.table == table && change.key == row.key);
+                made_by.is_none_or(|change| change.seq == row.version)
+            });
+            if !versions && self.last() == snapshot.position().seq {
+                return Err(Difference::Found(format!("a version in {table} is not that of the row's last change")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The log of `table` after `after`, page by page; `None` where it was trimmed.
+pub(crate) fn log_after(store: &Store, table: &Table, after: Seq) -> Result<Option<Vec<Change>>, StoreError> {
+    let snapshot = store.snapshot()?;
+    let mut log: Vec<Change> = Vec::new();
+    loop {
+        let from = log.last().map_or(after, |change| change.seq);
+        match snapshot.changes_after(table, from, PageBudget { items: 9, bytes: 100_000 })? {
+            ChangePage::Trimmed => return Ok(None),
+            ChangePage::Changes { changes, complete } => {
+                log.extend(changes);
+                if complete {
+                    return Ok(Some(log));
+                }
+            }
+        }
+    }
+}
+
+fn merged(old: &Document, patch: &Document) -> Document {
+    let mut members = old.members().expect("an object");
+    members.extend(patch.members().expect("an object"));
+    Document::from_object(members)
+}

@@ -1,0 +1,128 @@
+//! A server as a process of its own, ended with the test that started it.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running `starfeed serve`.
+pub(crate) struct ServerProcess {
+    child: Child,
+    /// `127.0.0.1:PORT`.
+    pub(crate) address: String,
+}
+
+impl ServerProcess {
+    /// Starts a server on a free port, with its data in `data_dir` and these config keys set.
+    pub(crate) fn start(data_dir: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", data_dir]);
+        for (key, value) in settings {
+            command.args(["--set", &format!("{key}={value}")]);
+        }
+        // No file or variable of whoever runs the tests has a say.
+        command.env_clear().current_dir(std::env::temp_dir());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("the server says where it listens");
+        let Some(address) = line.strip_prefix("listening on ") else {
+            panic!("the server said {line:?}, then {:?}", child.wait());
+        };
+        Self { address: address.trim().to_owned(), child }
+    }
+
+    /// One that keeps its data in memory.
+    pub(crate) fn in_memory(settings: &[(&str, &str)]) -> Self {
+        Self::start(":memory:", settings)
+    }
+
+    /// One that keeps its data in a directory.
+    pub(crate) fn on_disk(data_dir: &Path) -> Self {
+        Self::start(data_dir.to_str().expect("a path in UTF-8"), &[])
+    }
+
+    /// `ws://…/ws/`
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws/", self.address)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("it is running");
+        self.wait()
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is running");
+        self.wait();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether it is still running.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
+    }
+
+    /// Bytes of memory it has resident.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+
+    /// A page of its HTTP side: status line and body.
+    pub(crate) fn page(&self, path: &str) -> (String, String) {
+        super::raw::http(&self.address, &format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address))
+    }
+
+    /// The value of a metric, 0 where it was never counted.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.page("/metrics");
+        let values = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
+        values
+            .filter(|(rest, _)| rest.is_empty() || rest.starts_with('{'))
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `condition` holds; fails after a long while.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came true: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
