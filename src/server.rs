@@ -297,7 +297,7 @@ impl Guest {
         if stream.set_nodelay(true).is_err() || http::accept_upgrade(&mut stream, accept).await.is_err() {
             return;
         }
-        websocket::serve(stream, already_read, Arc::clone(&self.connection)).await;
+        websocket::serve(stream, already_read.into(), Arc::clone(&self.connection)).await;
     }
 
     fn metrics(&self) -> String {

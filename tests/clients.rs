@@ -142,6 +142,46 @@ fn a_stalled_client_costs_the_others_nothing_and_is_exact_when_it_reads_again() 
     assert_eq!(login_event(&stalled.event()), "ADDED last.example");
 }
 
+#[test]
+fn a_client_that_is_further_behind_than_the_log_is_told_so_and_can_begin_again() {
+    let server = ServerProcess::in_memory(&[
+        ("retention_bytes", "20000"),
+        ("window_bytes", "20000"),
+        ("outbox_bytes", "10000"),
+        ("send_buffer_bytes", "10000"),
+    ]);
+    let mut writer = RawClient::connect(&server.address);
+    let mut stalled = RawClient::connect(&server.address);
+    stalled.bound_receive_buffer(4 * 1024);
+    assert_eq!(stalled.subscribe(subscribe_logins()), 0);
+    for round in 0..60 {
+        let asked: Vec<i32> = (0..100).map(|at| writer.ask(command(100 * round + at, 50))).collect();
+        for request_id in asked {
+            assert!(writer.response(request_id).is_success);
+        }
+    }
+    let mut held = Held::default();
+    let closed = loop {
+        let event = stalled.event();
+        match event.body {
+            Some(proto::event::Body::SubscriptionClosed(closed)) => break closed,
+            _ => held.apply(&event),
+        }
+    };
+    assert_eq!(closed.reason(), proto::subscription_closed::Reason::Error);
+    assert!(closed.message().contains("subscribe again"), "{}", closed.message());
+    assert_eq!(stalled.subscribe(subscribe_logins()), 1);
+    let mut held = Held::default();
+    let mut expected = Held::default();
+    (0..6000).for_each(|at| expected.apply_command(at, 50));
+    for _ in 0..expected.0.len() {
+        held.apply(&stalled.event());
+    }
+    assert!(held.0.keys().eq(expected.0.keys()), "the rows that are there, and no other");
+    writer.request(set_login("last.example", "https://x.example/"));
+    assert_eq!(login_event(&stalled.event()), "ADDED last.example");
+}
+
 /// Each row is added, updated a few times, deleted, and added again.
 fn command(at: usize, rows: usize) -> Command {
     let domain = long_domain(at % rows);

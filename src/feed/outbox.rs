@@ -14,6 +14,9 @@ pub trait Outlet: Send + Sync {
     fn ready(&self);
 }
 
+/// Room for as many deliveries is kept by an empty queue; what a burst took beyond that is given back.
+const KEPT_CAPACITY: usize = 128;
+
 /// One thing that waits for a connection.
 #[derive(Clone, Debug)]
 pub enum Delivery {
@@ -106,6 +109,9 @@ impl Outbox {
             taken.push_back(delivery);
         }
         state.bytes -= bytes;
+        if state.queue.is_empty() && state.queue.capacity() > KEPT_CAPACITY {
+            state.queue = VecDeque::new();
+        }
     }
 
     /// Whether nothing waits.

@@ -50,7 +50,8 @@ enum Reading {
 #[derive(Debug)]
 pub(super) struct Followers {
     outbox: Arc<Outbox>,
-    by_id: BTreeMap<i32, Follower>,
+    /// Boxed, because a node of the map has room for eleven.
+    by_id: BTreeMap<i32, Box<Follower>>,
     ids: HashMap<SubscriptionId, i32>,
     /// Taken from the outbox, not yet sent.
     taken: VecDeque<Delivery>,
@@ -87,7 +88,7 @@ impl Followers {
     pub(super) fn add(&mut self, subscription_id: i32, subscription: Subscription, table: &'static CatalogTable) {
         self.ids.insert(subscription.id(), subscription_id);
         let progress = Progress::Behind(Cursor::Snapshot { sent: None });
-        self.by_id.insert(subscription_id, Follower { subscription, table, progress });
+        self.by_id.insert(subscription_id, Box::new(Follower { subscription, table, progress }));
         self.behind.push_back(subscription_id);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::change::{Key, Row, Seq, Table};
 use crate::feed::{CatchUp, Cursor, read_page};
-use crate::store::{PageBudget, Query, QueryResult, Store, StoreError, Unit};
+use crate::store::{PageBudget, Query, QueryResult, Snapshot, Store, StoreError, Unit};
 
 /// Something to do for a session.
 #[derive(Debug)]
@@ -83,16 +83,25 @@ impl Read {
     pub fn run(self, store: &Store) -> ReadResult {
         match self {
             Self::Query { query, bytes_max } => {
-                ReadResult::Query(store.snapshot().and_then(|snapshot| snapshot.query(&query, bytes_max)))
+                ReadResult::Query(read(store, |snapshot| snapshot.query(&query, bytes_max)))
             }
-            Self::Export { table, after, budget } => ReadResult::Export(store.snapshot().and_then(|snapshot| {
+            Self::Export { table, after, budget } => ReadResult::Export(read(store, |snapshot| {
                 let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
                 Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
             })),
             Self::Page { subscription_id, table, cursor, budget } => {
-                let result = store.snapshot().and_then(|snapshot| read_page(&snapshot, &table, &cursor, budget));
+                let result = read(store, |snapshot| read_page(snapshot, &table, &cursor, budget));
                 ReadResult::Page { subscription_id, result }
             }
         }
+    }
+}
+
+/// Reads from a snapshot, and once more from another one if the store was opened again meanwhile: that ends the first.
+fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let once = || store.snapshot().and_then(|snapshot| work(&snapshot));
+    match once() {
+        Err(StoreError::Disk(_)) => once(),
+        result => result,
     }
 }

@@ -23,10 +23,10 @@ pub(super) const TABLE_NUMBERS: TableDefinition<'_, &str, u32> = TableDefinition
 /// Table number to [`TableRecord`].
 pub(super) const TABLES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("tables");
 
-/// Table number and key to version (8 bytes, big-endian) and document.
+/// Table number and key to checksum (4 bytes), version (8 bytes, big-endian) and document.
 pub(super) const ROWS: TableDefinition<'_, (u32, &[u8]), &[u8]> = TableDefinition::new("rows");
 
-/// Table number and position to [`LogRecord`]: one table's changes lie together, for replay.
+/// Table number and position to checksum (4 bytes) and [`LogRecord`]: one table's changes lie together, for replay.
 pub(super) const LOG: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("log");
 
 /// Position to table number, size in bytes and time in milliseconds: all changes in order, for retention.
@@ -66,22 +66,23 @@ pub(super) struct LogRecord {
     new: Option<Bytes>,
 }
 
-pub(super) fn encode_change(change: &Change) -> Vec<u8> {
+pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
     let Cause::Write = change.cause;
-    LogRecord {
+    let record = LogRecord {
         kind: 0,
         cause: CAUSE_WRITE,
         time_ms: change.time.0,
         key: Bytes::copy_from_slice(change.key.as_bytes()),
         old: change.old.as_ref().map(Document::to_bytes),
         new: change.new.as_ref().map(Document::to_bytes),
-    }
-    .encode_to_vec()
+    };
+    sealed(&log_place(number, change.seq), &record.encode_to_vec())
 }
 
-pub(super) fn decode_change(table: &Table, seq: Seq, bytes: &[u8]) -> Result<Change, StoreError> {
+pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) -> Result<Change, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(format!("change {seq} of {}: {what}", table.path()));
-    let record = LogRecord::decode(Bytes::copy_from_slice(bytes)).map_err(|error| damaged(&error.to_string()))?;
+    let content = unsealed(&log_place(number, seq), value).ok_or_else(|| damaged(WRONG_CHECKSUM))?;
+    let record = LogRecord::decode(Bytes::copy_from_slice(content)).map_err(|error| damaged(&error.to_string()))?;
     if record.kind != 0 || record.cause != CAUSE_WRITE {
         return Err(damaged("an entry of an unknown kind"));
     }
@@ -91,7 +92,8 @@ pub(super) fn decode_change(table: &Table, seq: Seq, bytes: &[u8]) -> Result<Cha
     Ok(Change {
         seq,
         table: table.clone(),
-        key: Key::from_stored(record.key),
+        // A copy: whoever keeps the key must not keep both documents with it.
+        key: Key::from_stored(Bytes::copy_from_slice(&record.key)),
         old: record.old.map(Document::from_stored),
         new: record.new.map(Document::from_stored),
         time: Timestamp(record.time_ms),
@@ -99,19 +101,94 @@ pub(super) fn decode_change(table: &Table, seq: Seq, bytes: &[u8]) -> Result<Cha
     })
 }
 
-pub(super) fn encode_row(version: Seq, document: &Document) -> Vec<u8> {
-    let mut value = Vec::with_capacity(8 + document.as_bytes().len());
-    value.extend_from_slice(&version.0.to_be_bytes());
-    value.extend_from_slice(document.as_bytes());
-    value
+pub(super) fn encode_row(number: u32, key: &Key, version: Seq, document: &Document) -> Vec<u8> {
+    let mut content = Vec::with_capacity(8 + document.as_bytes().len());
+    content.extend_from_slice(&version.0.to_be_bytes());
+    content.extend_from_slice(document.as_bytes());
+    sealed(&row_place(number, key.as_bytes()), &content)
 }
 
-pub(super) fn decode_row(key: &[u8], value: &[u8]) -> Result<Row, StoreError> {
-    let (version, document) =
-        value.split_first_chunk::<8>().ok_or_else(|| StoreError::Damaged("a row without a version".to_owned()))?;
+pub(super) fn decode_row(number: u32, key: &[u8], value: &[u8]) -> Result<Row, StoreError> {
+    let key_text = || Key::from_stored(Bytes::copy_from_slice(key));
+    let damaged = || StoreError::Damaged(format!("row {} of table number {number}: {WRONG_CHECKSUM}", key_text()));
+    let content = unsealed(&row_place(number, key), value).ok_or_else(damaged)?;
+    let (version, document) = content.split_first_chunk::<8>().ok_or_else(damaged)?;
     Ok(Row {
-        key: Key::from_stored(Bytes::copy_from_slice(key)),
+        key: key_text(),
         version: Seq(u64::from_be_bytes(*version)),
         document: Document::from_stored(Bytes::copy_from_slice(document)),
     })
+}
+
+const WRONG_CHECKSUM: &str = "its checksum is wrong";
+
+fn row_place(number: u32, key: &[u8]) -> Vec<u8> {
+    [&number.to_be_bytes(), key].concat()
+}
+
+fn log_place(number: u32, seq: Seq) -> Vec<u8> {
+    [number.to_be_bytes().as_slice(), &seq.0.to_be_bytes()].concat()
+}
+
+/// `content` behind a checksum of it and of its place: redb verifies its pages only after a crash, and a bit may flip any time.
+fn sealed(place: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(4 + content.len());
+    value.extend_from_slice(&checksum(place, content).to_be_bytes());
+    value.extend_from_slice(content);
+    value
+}
+
+fn unsealed<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (stored, content) = value.split_first_chunk::<4>()?;
+    (u32::from_be_bytes(*stored) == checksum(place, content)).then_some(content)
+}
+
+fn checksum(place: &[u8], content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(place);
+    hasher.update(content);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed() {
+        let document = Document::parse(br#"{"domain":"a.example"}"#).expect("an object");
+        let key = Key::text("a.example");
+        let table = Table::new("domain_login");
+        let change = Change {
+            seq: Seq(7),
+            table: table.clone(),
+            key: key.clone(),
+            old: None,
+            new: Some(document.clone()),
+            time: Timestamp(1),
+            cause: Cause::Write,
+        };
+        let row = encode_row(3, &key, Seq(7), &document);
+        let entry = encode_change(3, &change);
+        assert_eq!(decode_row(3, key.as_bytes(), &row).expect("whole").document, document);
+        assert_eq!(decode_change(&table, 3, Seq(7), &entry).expect("whole"), change);
+        for bit in 0..row.len() * 8 {
+            let mut flipped = row.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(decode_row(3, key.as_bytes(), &flipped), Err(StoreError::Damaged(_))), "bit {bit}");
+        }
+        for bit in 0..entry.len() * 8 {
+            let mut flipped = entry.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(decode_change(&table, 3, Seq(7), &flipped), Err(StoreError::Damaged(_))), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_value_in_another_place_is_noticed() {
+        let document = Document::parse(b"{}").expect("an object");
+        let row = encode_row(3, &Key::text("a"), Seq(7), &document);
+        assert!(decode_row(4, Key::text("a").as_bytes(), &row).is_err());
+        assert!(decode_row(3, Key::text("b").as_bytes(), &row).is_err());
+    }
 }

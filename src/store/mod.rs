@@ -52,9 +52,12 @@ pub enum StoreError {
     /// There is no space left; nothing was written.
     #[error("the disk is full: nothing was written; free some space and try again")]
     DiskFull,
-    /// The disk failed; whether the write in question is there shows only later.
-    #[error("the disk failed ({0}): the write is not confirmed; check the row before you write it again")]
+    /// The disk failed.
+    #[error("the disk failed: {0}; the server's log says more")]
     Disk(String),
+    /// The disk failed during a write; whether that is there shows only later.
+    #[error("the disk failed ({0}): the write is not confirmed; check the row before you write it again")]
+    Unconfirmed(String),
     /// An answer would be larger than what is allowed.
     #[error("the answer would be larger than {bytes_max} bytes: ask for fewer rows at a time")]
     AnswerTooBig {
@@ -129,6 +132,8 @@ pub struct Committed {
     pub results: Vec<UnitResult>,
     /// The newest position now.
     pub upto: Seq,
+    /// Retention removed changes, as many as one commit may; there may be more to remove.
+    pub trimmed: bool,
 }
 
 /// The store; clones are handles to the same one.

@@ -170,7 +170,7 @@ fn changes_between(database: &Database, tables: &Tables, after: Seq, upto: Seq) 
         let record = log
             .get((number, seq.value()))?
             .ok_or_else(|| StoreError::Damaged(format!("change {} is in the order but not in the log", seq.value())))?;
-        changes.push(layout::decode_change(&tables.table(number)?, Seq(seq.value()), record.value())?);
+        changes.push(layout::decode_change(&tables.table(number)?, number, Seq(seq.value()), record.value())?);
     }
     Ok(changes)
 }

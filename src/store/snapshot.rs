@@ -79,7 +79,9 @@ impl Snapshot {
             return Ok(None);
         };
         let rows = self.transaction.open_table(ROWS)?;
-        rows.get((number, key.as_bytes()))?.map(|value| layout::decode_row(key.as_bytes(), value.value())).transpose()
+        rows.get((number, key.as_bytes()))?
+            .map(|value| layout::decode_row(number, key.as_bytes(), value.value()))
+            .transpose()
     }
 
     /// How many rows the table has.
@@ -105,7 +107,7 @@ impl Snapshot {
             if !room {
                 return Ok(page);
             }
-            let row = layout::decode_row(key.value().1, value.value())?;
+            let row = layout::decode_row(number, key.value().1, value.value())?;
             room = budget.spend(row.size());
             page.rows.push(row);
         }
@@ -130,7 +132,7 @@ impl Snapshot {
             if !room {
                 return Ok(ChangePage::Changes { changes, complete: false });
             }
-            let change = layout::decode_change(table, Seq(place.value().1), value.value())?;
+            let change = layout::decode_change(table, number, Seq(place.value().1), value.value())?;
             room = budget.spend(change.size());
             changes.push(change);
         }
@@ -169,7 +171,7 @@ impl Snapshot {
         let rows = self.transaction.open_table(ROWS)?;
         for entry in range_after(&rows, number, None)?.skip(offset).take(limit) {
             let (key, value) = entry?;
-            answer.push(layout::decode_row(key.value().1, value.value())?)?;
+            answer.push(layout::decode_row(number, key.value().1, value.value())?)?;
         }
         Ok(())
     }
@@ -183,7 +185,7 @@ impl Snapshot {
         let mut keys = Vec::new();
         for entry in range_after(&rows, number, None)? {
             let (key, value) = entry?;
-            let row = layout::decode_row(key.value().1, value.value())?;
+            let row = layout::decode_row(number, key.value().1, value.value())?;
             let name = row.document.members().and_then(|mut members| match members.remove(member) {
                 Some(serde_json::Value::String(name)) => Some(name),
                 _ => None,

@@ -59,7 +59,7 @@ impl Store {
         state.log_bytes = work.log_bytes;
         let mut changes = std::mem::take(&mut state.recovered);
         changes.extend(work.changes);
-        Ok(Committed { changes, results, upto: state.last_seq })
+        Ok(Committed { changes, results, upto: state.last_seq, trimmed })
     }
 }
 
@@ -96,7 +96,7 @@ impl Work {
             for draft in drafts.into_iter().filter(|draft| draft.outcome() != Outcome::Unchanged) {
                 let number = self.number(transaction, &draft.table)?;
                 let change = self.numbered(draft, now);
-                let value = layout::encode_change(&change);
+                let value = layout::encode_change(number, &change);
                 write_row(&mut rows, number, &change)?;
                 log.insert((number, change.seq.0), value.as_slice())?;
                 let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
@@ -134,7 +134,7 @@ impl Work {
             return Ok(None);
         };
         let value = rows.get((number, key.as_bytes()))?;
-        value.map(|value| Ok(layout::decode_row(key.as_bytes(), value.value())?.document)).transpose()
+        value.map(|value| Ok(layout::decode_row(number, key.as_bytes(), value.value())?.document)).transpose()
     }
 
     fn number(&mut self, transaction: &WriteTransaction, table: &Table) -> Result<u32, StoreError> {
@@ -242,7 +242,9 @@ impl Draft {
 fn write_row(rows: &mut RowTable<'_>, number: u32, change: &Change) -> Result<(), StoreError> {
     let place = (number, change.key.as_bytes());
     match &change.new {
-        Some(document) => rows.insert(place, layout::encode_row(change.seq, document).as_slice())?,
+        Some(document) => {
+            rows.insert(place, layout::encode_row(number, &change.key, change.seq, document).as_slice())?
+        }
         None => rows.remove(place)?,
     };
     Ok(())

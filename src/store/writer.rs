@@ -120,8 +120,30 @@ impl<O: CommitObserver> WriterLoop<O> {
         loop {
             match self.waiting.recv_timeout(RETENTION_INTERVAL) {
                 Ok(first) => self.commit_with_all_that_wait(first),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.commit(Vec::new(), Vec::new()),
+                Err(mpsc::RecvTimeoutError::Timeout) => self.remove_what_is_too_old(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Lets retention remove until there is nothing to remove, or something to write.
+    fn remove_what_is_too_old(&mut self) {
+        loop {
+            match self.store.commit(self.clock.now(), &[]) {
+                Ok(committed) => {
+                    let is_done = !committed.trimmed;
+                    self.publish(committed.changes, committed.upto);
+                    if is_done {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the log cannot be trimmed");
+                    return;
+                }
+            }
+            if let Ok(job) = self.waiting.try_recv() {
+                self.commit_with_all_that_wait(job);
             }
         }
     }
@@ -148,11 +170,7 @@ impl<O: CommitObserver> WriterLoop<O> {
         // A receiver that is gone is a client that left: its write stands all the same.
         match self.store.commit(self.clock.now(), &units) {
             Ok(committed) => {
-                if !committed.changes.is_empty() {
-                    self.status.commits.fetch_add(1, Ordering::Relaxed);
-                    self.status.changes.fetch_add(committed.changes.len(), Ordering::Relaxed);
-                    self.observer.committed(committed.changes, committed.upto);
-                }
+                self.publish(committed.changes, committed.upto);
                 for (reply, result) in replies.into_iter().zip(committed.results) {
                     let _ = reply.send(Ok(result));
                 }
@@ -160,10 +178,27 @@ impl<O: CommitObserver> WriterLoop<O> {
             Err(error) => {
                 self.status.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, units = units.len(), "a commit failed");
+                // What is on disk all the same is visible to readers, so nobody should wait for the next write to learn of it.
+                match self.store.commit(self.clock.now(), &[]) {
+                    Ok(committed) => self.publish(committed.changes, committed.upto),
+                    Err(error) => tracing::error!(%error, "the store is not back yet"),
+                }
+                let error = match error {
+                    StoreError::Disk(text) => StoreError::Unconfirmed(text),
+                    other => other,
+                };
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    fn publish(&mut self, changes: Vec<Change>, upto: Seq) {
+        if !changes.is_empty() {
+            self.status.commits.fetch_add(1, Ordering::Relaxed);
+            self.status.changes.fetch_add(changes.len(), Ordering::Relaxed);
+            self.observer.committed(changes, upto);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::AsyncReadExt;
@@ -67,12 +67,12 @@ pub struct ConnectionContext {
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// Read from the socket in one go. It is allocated for each connection, idle or not.
-const READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 1024;
 
 type Socket = WebSocketStream<TcpStream>;
 
 /// Serves one client until it leaves, misbehaves, or the server stops. `already_read` came behind the handshake.
-pub async fn serve(stream: TcpStream, already_read: BytesMut, context: Arc<ConnectionContext>) {
+pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
         // The loop flushes; until then everything is gathered.
@@ -80,7 +80,7 @@ pub async fn serve(stream: TcpStream, already_read: BytesMut, context: Arc<Conne
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(context.limits.message_bytes))
         .max_frame_size(Some(context.limits.message_bytes));
-    let socket = WebSocketStream::from_partially_read(stream, already_read.to_vec(), Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_partially_read(stream, already_read, Role::Server, Some(config)).await;
     let wake = WakeTask::new();
     let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&wake) as _);
     let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, outbox);
