@@ -103,6 +103,8 @@ impl Request {
 struct PendingWrite {
     request_id: i32,
     reply: WriteReply,
+    /// `None` until it is there.
+    result: Option<Result<UnitResult, StoreError>>,
 }
 
 #[derive(Debug)]
@@ -189,15 +191,22 @@ impl Session {
         }
     }
 
-    /// The result of a [`Work::Write`].
+    /// The result of a [`Work::Write`]. Responses keep the order of the requests, whichever result comes first.
     pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, StoreError>) {
-        let pending = self.writing.remove(&ticket).expect("a write ends once");
-        let result = match result {
-            Ok(Ok(outcomes)) => Ok(write_body(pending.reply, &outcomes)),
-            Ok(Err(refusal)) => Err(refusal),
-            Err(error) => Err(error.to_string()),
-        };
-        self.respond(pending.request_id, result);
+        let pending = self.writing.get_mut(&ticket).expect("a write ends once");
+        pending.result = Some(result);
+        while let Some(first) = self.writing.first_entry()
+            && first.get().result.is_some()
+        {
+            let PendingWrite { request_id, reply, result } = first.remove();
+            let result = match result {
+                Some(Ok(Ok(outcomes))) => Ok(write_body(reply, &outcomes)),
+                Some(Ok(Err(refusal))) => Err(refusal),
+                Some(Err(error)) => Err(error.to_string()),
+                None => panic!("a write without a result has ended"),
+            };
+            self.respond(request_id, result);
+        }
     }
 
     /// The result of a [`Work::Read`].
@@ -207,16 +216,6 @@ impl Session {
             ReadResult::Query(result) => self.answered(result),
             ReadResult::Export(result) => self.exported(result),
         }
-    }
-
-    /// How many subscriptions it has.
-    pub fn subscriptions(&self) -> usize {
-        self.followers.len()
-    }
-
-    /// Whether nothing is asked, running, or waiting to be sent; what subscriptions are behind on aside.
-    pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty()
     }
 
     fn respond(&mut self, request_id: i32, result: Result<Body, String>) {
@@ -303,7 +302,7 @@ impl Session {
     fn write(&mut self, request_id: i32, unit: Unit, reply: WriteReply) -> Work {
         let ticket = WriteTicket(self.next_ticket);
         self.next_ticket += 1;
-        self.writing.insert(ticket, PendingWrite { request_id, reply });
+        self.writing.insert(ticket, PendingWrite { request_id, reply, result: None });
         Work::Write { ticket, unit }
     }
 
