@@ -108,6 +108,10 @@ limits! {
     message_bytes = 1_048_576;
     /// Requests of a connection that may wait or run; the client is not read from while there are as many.
     requests_in_flight = 128;
+    /// Bytes of requests of a connection that may wait or run; the client is not read from while there are more.
+    request_bytes = 1_048_576;
+    /// Bytes of one row that a client may write.
+    row_bytes = 1_048_576;
     /// Bytes of rows in the answer to one request.
     answer_bytes = 16_777_216;
     /// Bytes of rows that an import may have.
@@ -176,6 +180,8 @@ impl Limits {
     pub fn session(&self) -> SessionLimits {
         SessionLimits {
             requests: size(self.requests_in_flight),
+            request_bytes: size(self.request_bytes),
+            row_bytes: size(self.row_bytes),
             answer_bytes: size(self.answer_bytes),
             import_bytes: size(self.import_bytes),
             page: PageBudget { items: size(self.page_rows), bytes: size(self.page_bytes) },

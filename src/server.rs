@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -50,8 +51,13 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    #[error("{data_dir}: {error}")]
+    Store {
+        /// Where it is.
+        data_dir: String,
+        /// Why.
+        error: StoreError,
+    },
 }
 
 /// A server that has its store and waits for connections.
@@ -101,21 +107,25 @@ fn open_disk(data_dir: &str) -> Result<Box<dyn Disk>, StartError> {
     }
     let data_dir_error = |error| StartError::DataDir { path: data_dir.to_owned(), error };
     std::fs::create_dir_all(data_dir).map_err(data_dir_error)?;
-    Ok(Box::new(FileDisk::new(&Path::new(data_dir).join("store.redb"))?))
+    let disk = FileDisk::new(&Path::new(data_dir).join("store.redb"));
+    Ok(Box::new(disk.map_err(|error| store_error(data_dir, error))?))
+}
+
+fn store_error(data_dir: &str, error: StoreError) -> StartError {
+    StartError::Store { data_dir: data_dir.to_owned(), error }
 }
 
 impl Server {
     /// Opens the store and starts its writer.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         let limits = &config.limits;
-        let store = Store::open(
-            open_disk(&config.data_dir)?,
-            StoreOptions {
-                retention: limits.retention(),
-                cache_bytes: config::size(limits.cache_bytes),
-                fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
-            },
-        )?;
+        let options = StoreOptions {
+            retention: limits.retention(),
+            cache_bytes: config::size(limits.cache_bytes),
+            fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
+        };
+        let store =
+            Store::open(open_disk(&config.data_dir)?, options).map_err(|error| store_error(&config.data_dir, error))?;
         let metrics = Arc::new(Metrics::default());
         let window_bytes = config::size(limits.window_bytes);
         let feeds = Feeds::new(store.position().seq, window_bytes, metrics.fell_behind.clone());
@@ -167,13 +177,15 @@ impl Server {
         drop(acceptor);
         self.connection.shutdown.cancel();
         tracker.close();
-        if tokio::time::timeout(self.shutdown_timeout, tracker.wait()).await.is_err() {
+        let deadline = Instant::now() + self.shutdown_timeout;
+        if tokio::time::timeout_at(deadline, tracker.wait()).await.is_err() {
             tracing::warn!(connections = tracker.len(), "some connections did not end in time and are cut");
-            return;
         }
         drop(self.connection);
         let writer = self.writer;
-        task::blocking(move || writer.join()).await;
+        if tokio::time::timeout_at(deadline, task::blocking(move || writer.join())).await.is_err() {
+            tracing::warn!("the disk did not take all writes in time; those that were not answered may be lost");
+        }
     }
 }
 

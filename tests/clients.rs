@@ -3,11 +3,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use starfeed::proto;
-use starfeed::proto::request::Command;
+use starfeed::proto::{self, request::Command, response::Body};
 use support::process::{ServerProcess, eventually};
-use support::raw::{RawClient, delete_login, login_event, set_login, subscribe_logins};
+use support::raw::{PING, RawClient, delete_login, login_event, masked, set_login, subscribe_logins};
 
 /// Applies events to what a client holds, and refuses what cannot follow.
 #[derive(Default, Debug, PartialEq, Eq)]
@@ -197,4 +197,82 @@ impl Held {
             self.0.entry(domain).and_modify(|updates| *updates += 1).or_insert(0);
         }
     }
+}
+
+#[test]
+fn a_client_that_pings_and_never_reads_costs_a_bounded_amount() {
+    let server = ServerProcess::in_memory(&[("send_buffer_bytes", "10000")]);
+    let mut client = RawClient::connect(&server.address);
+    client.bound_receive_buffer(4 * 1024);
+    client.give_up_writing_after(Duration::from_millis(500));
+    let before = server.resident_bytes();
+    let pings = masked(PING, &[7; 125]).repeat(1000);
+    let mut sent = 0;
+    while sent < 64 << 20 && client.try_write(&pings) {
+        sent += pings.len();
+    }
+    let grown = server.resident_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{sent} bytes of pings made the server grow by {grown}");
+    // Whoever else is there is served.
+    assert_eq!(RawClient::connect(&server.address).subscribe(subscribe_logins()), 0);
+}
+
+#[test]
+fn a_slow_reader_is_not_taken_for_one_that_does_not_read() {
+    let server =
+        ServerProcess::in_memory(&[("stall_seconds", "1"), ("ping_seconds", "1"), ("send_buffer_bytes", "10000")]);
+    let mut writer = RawClient::connect(&server.address);
+    let rows = 200;
+    for row in 0..rows {
+        writer.request(set_login(&format!("row{row}.example"), &format!("https://x.example/{}", "y".repeat(4000))));
+    }
+    let mut slow = RawClient::connect(&server.address);
+    slow.bound_receive_buffer(4 * 1024);
+    let page = Some(proto::Page { limit: Some(rows), offset: None });
+    let request_id = slow.ask(Command::ListDomainLogins(proto::RequestListDomainLogins { page }));
+    // 800 KB in 16 KiB pieces, so slowly that it takes longer than a client may take nothing.
+    slow.pause_before_each_read(Duration::from_millis(60));
+    assert!(slow.response(request_id).is_success);
+    // One that takes nothing is let go.
+    let mut stalled = RawClient::connect(&server.address);
+    stalled.bound_receive_buffer(4 * 1024);
+    stalled.ask(Command::ListDomainLogins(proto::RequestListDomainLogins { page }));
+    eventually("it is let go", || server.metric("starfeed_connections_closed_total{reason=\"stalled\"}") == 1.0);
+}
+
+#[test]
+fn what_a_client_sends_at_once_is_bounded() {
+    let server = ServerProcess::in_memory(&[("import_bytes", "1000000")]);
+    let mut client = RawClient::connect(&server.address);
+    let crowded = proto::DomainLogin {
+        domain: Some("a.example".to_owned()),
+        login_url: Some("https://a.example/".to_owned()),
+        users: vec![proto::DomainLoginUser::default(); 400_000],
+        ..Default::default()
+    };
+    let text = client.refusal(Command::SetDomainLogin(proto::RequestSetDomainLogin { login: Some(crowded) }));
+    assert_eq!(text, "A domain login may have at most 1000 users.");
+
+    let before = server.resident_bytes();
+    let mut errors = 0;
+    for message in 0..60 {
+        let row =
+            |row| format!(r#"{{"domain":"{message}-{row}.example","login_url":"https://x.example/","users":[]}}"#);
+        let rows = (0..5000).map(|number| row(number).into_bytes().into()).collect();
+        let table = "domain_login".to_owned();
+        let import = proto::RequestImportRows { table, rows, first_line: Some(i32::MAX - 10), commit: None };
+        match client.request(Command::ImportRows(import)) {
+            Some(Body::ImportRows(response)) => errors += response.errors.len(),
+            body => panic!("{body:?}"),
+        }
+    }
+    assert_eq!(errors, 1, "the import is too large, and that is said once");
+    let grown = server.resident_bytes().saturating_sub(before);
+    assert!(grown < 32 << 20, "an import that was refused holds {grown} bytes");
+
+    let rows = vec![bytes::Bytes::new(); 300_000];
+    let import =
+        proto::RequestImportRows { table: "domain_login".to_owned(), rows, first_line: None, commit: Some(true) };
+    let text = client.refusal(Command::ImportRows(import));
+    assert!(text.starts_with("nothing was written"), "{text}");
 }

@@ -24,6 +24,9 @@ fn table() -> Table {
     TABLE.table()
 }
 
+/// More users than any site has for one crawler; an empty one is two bytes in a message and fifty in a row.
+const USERS_MAX: usize = 1000;
+
 const DOMAIN_REQUIRED: &str = "domain is required.";
 
 pub(super) fn list(request: &RequestListDomainLogins) -> Result<Plan, String> {
@@ -46,6 +49,9 @@ pub(super) fn set(login: &DomainLogin) -> Result<Plan, String> {
     let domain = login.domain.as_deref().filter(|domain| !domain.is_empty()).ok_or(DOMAIN_REQUIRED)?;
     if !ids::is_key(domain) {
         return Err("Invalid domain: must be at most 127 bytes, without NUL".to_owned());
+    }
+    if login.users.len() > USERS_MAX {
+        return Err(format!("A domain login may have at most {USERS_MAX} users."));
     }
     let mut patch = Map::new();
     let mut set = |name: &str, value: Value| drop(patch.insert(name.to_owned(), value));

@@ -108,7 +108,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 fn start_error(error: StartError) -> anyhow::Error {
     match error {
         StartError::Unprotected(_) => ExitWith { status: EXIT_CONFIG, message: error.to_string() }.into(),
-        StartError::Listen { .. } | StartError::DataDir { .. } | StartError::Store(_) => error.into(),
+        StartError::Listen { .. } | StartError::DataDir { .. } | StartError::Store { .. } => error.into(),
     }
 }
 

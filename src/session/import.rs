@@ -7,6 +7,9 @@ use crate::change::{Document, Key};
 use crate::proto;
 use crate::store::{Mutation, Outcome, Unit};
 
+/// Errors that one answer spells out; the rest are counted.
+const REPORTED_MAX: usize = 100;
+
 /// The import of one connection.
 #[derive(Debug)]
 pub(super) struct Import {
@@ -15,26 +18,42 @@ pub(super) struct Import {
     lines: HashMap<Key, i32>,
     bytes: usize,
     bytes_max: usize,
+    row_bytes_max: usize,
     is_refused: bool,
 }
 
 impl Import {
-    pub(super) fn new(table: &'static CatalogTable, bytes_max: usize) -> Self {
-        Self { table, unit: Unit::new(), lines: HashMap::new(), bytes: 0, bytes_max, is_refused: false }
+    pub(super) fn new(table: &'static CatalogTable, bytes_max: usize, row_bytes_max: usize) -> Self {
+        let (unit, lines) = (Unit::new(), HashMap::new());
+        Self { table, unit, lines, bytes: 0, bytes_max, row_bytes_max, is_refused: false }
     }
 
     pub(super) fn table(&self) -> &'static CatalogTable {
         self.table
     }
 
-    /// Checks and stages rows; returns those that were not accepted.
+    /// Checks and stages rows; returns those that were not accepted, the first of them at least.
     pub(super) fn stage(&mut self, rows: &[bytes::Bytes], first_line: i32) -> Vec<proto::ImportError> {
         let mut errors = Vec::new();
-        for (line, row) in (first_line..).zip(rows) {
+        let mut unreported = 0;
+        for (line, row) in (i64::from(first_line)..).zip(rows) {
+            let line = i32::try_from(line).unwrap_or(i32::MAX);
+            if self.bytes > self.bytes_max {
+                // Said once, when it happened; what was staged is gone already.
+                break;
+            }
             if let Err(message) = self.stage_row(row, line) {
                 self.is_refused = true;
-                errors.push(proto::ImportError { line: Some(line), message: Some(message) });
+                if errors.len() < REPORTED_MAX {
+                    errors.push(proto::ImportError { line: Some(line), message: Some(message) });
+                } else {
+                    unreported += 1;
+                }
             }
+        }
+        if unreported > 0 {
+            let message = format!("{unreported} more rows of the same request were not accepted");
+            errors.push(proto::ImportError { line: None, message: Some(message) });
         }
         errors
     }
@@ -42,13 +61,18 @@ impl Import {
     fn stage_row(&mut self, row: &[u8], line: i32) -> Result<(), String> {
         let document = Document::parse(row)?;
         let key = (self.table.check)(&document)?;
-        if let Some(other) = self.lines.insert(key.clone(), line) {
-            return Err(format!("the same `{}` as in line {other}", self.table.primary_key));
+        let mutation = Mutation::put(self.table.table(), key.clone(), document);
+        if mutation.row_size() > self.row_bytes_max {
+            return Err(row_too_big(self.row_bytes_max));
         }
-        let mutation = Mutation::put(self.table.table(), key, document);
         self.bytes += mutation.size();
         if self.bytes > self.bytes_max {
-            return Err(format!("the import is larger than {} bytes: import the file in parts", self.bytes_max));
+            self.unit = Unit::new();
+            self.lines = HashMap::new();
+            return Err(format!("here the import is larger than {} bytes: import the file in parts", self.bytes_max));
+        }
+        if let Some(other) = self.lines.insert(key, line) {
+            return Err(format!("the same `{}` as in line {other}", self.table.primary_key));
         }
         self.unit.push(mutation);
         Ok(())
@@ -65,6 +89,11 @@ impl Import {
         }
         Ok(self.unit)
     }
+}
+
+/// Why a row is not written that is larger than it may be.
+pub(super) fn row_too_big(bytes_max: usize) -> String {
+    format!("the row is larger than {bytes_max} bytes")
 }
 
 pub(super) fn reply(outcomes: &[Outcome]) -> proto::response::Body {

@@ -28,6 +28,10 @@ use crate::wire::{ClientMessage, ServerMessage};
 pub struct SessionLimits {
     /// Requests that may wait or run; the client is not read from while there are as many.
     pub requests: usize,
+    /// Bytes of requests that may wait or run; the client is not read from while there are more.
+    pub request_bytes: usize,
+    /// Bytes of one row that a client may write.
+    pub row_bytes: usize,
     /// Bytes of rows in the answer to one request.
     pub answer_bytes: usize,
     /// Bytes of rows that an import may stage.
@@ -58,6 +62,8 @@ pub struct Session {
     next_subscription_id: i32,
     /// Not begun yet, in the order in which they came.
     waiting: VecDeque<Request>,
+    /// Bytes on the wire of the requests that wait or are being written.
+    unfinished_bytes: usize,
     writing: BTreeMap<WriteTicket, PendingWrite>,
     next_ticket: u64,
     reading: Option<PendingRead>,
@@ -67,6 +73,8 @@ pub struct Session {
 
 struct Request {
     request_id: i32,
+    /// Its size on the wire, in bytes.
+    size: usize,
     /// What it comes down to, or the text of its error.
     plan: Result<Plan, String>,
 }
@@ -102,6 +110,7 @@ impl Request {
 #[derive(Debug)]
 struct PendingWrite {
     request_id: i32,
+    size: usize,
     reply: WriteReply,
     /// `None` until it is there.
     result: Option<Result<UnitResult, StoreError>>,
@@ -151,6 +160,7 @@ impl Session {
             principal,
             next_subscription_id: 0,
             waiting: VecDeque::new(),
+            unfinished_bytes: 0,
             writing: BTreeMap::new(),
             next_ticket: 0,
             reading: None,
@@ -165,12 +175,16 @@ impl Session {
             None => Err("No command specified".to_owned()),
             Some(command) => catalog::plan(command, arrival),
         };
-        self.waiting.push_back(Request { request_id: message.request_id, plan });
+        let size = message.size;
+        self.unfinished_bytes += size;
+        self.waiting.push_back(Request { request_id: message.request_id, size, plan });
     }
 
     /// Whether it takes no more requests for now: read no more from the client until it does.
     pub fn is_saturated(&self) -> bool {
-        self.waiting.len() + self.writing.len() + self.replies.len() >= self.context.limits.requests
+        let limits = &self.context.limits;
+        self.waiting.len() + self.writing.len() + self.replies.len() >= limits.requests
+            || self.unfinished_bytes > limits.request_bytes
     }
 
     /// What to do next. Ask when there is room to send: what is read is read to be sent.
@@ -195,10 +209,15 @@ impl Session {
     pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, StoreError>) {
         let pending = self.writing.get_mut(&ticket).expect("a write ends once");
         pending.result = Some(result);
+        self.respond_to_writes();
+    }
+
+    fn respond_to_writes(&mut self) {
         while let Some(first) = self.writing.first_entry()
             && first.get().result.is_some()
         {
-            let PendingWrite { request_id, reply, result } = first.remove();
+            let PendingWrite { request_id, size, reply, result } = first.remove();
+            self.unfinished_bytes -= size;
             let result = match result {
                 Some(Ok(Ok(outcomes))) => Ok(write_body(reply, &outcomes)),
                 Some(Ok(Err(refusal))) => Err(refusal),
@@ -224,8 +243,10 @@ impl Session {
 
     /// Begins requests in order for as long as they can be answered at once; stops at one that waits for the disk.
     fn begin_what_needs_no_work(&mut self) {
-        while self.writing.is_empty() && self.reading.is_none() {
+        // One answer at a time: what a client does not take must not pile up here.
+        while self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty() {
             let Some(request) = self.waiting.pop_front_if(|request| request.turn() == Turn::InOrder) else { return };
+            self.unfinished_bytes -= request.size;
             let result = request.plan.and_then(|plan| self.do_at_once(plan));
             self.respond(request.request_id, result);
         }
@@ -259,39 +280,51 @@ impl Session {
         while self.reading.is_none() {
             let is_in_order = self.writing.is_empty();
             let is_sent = self.replies.is_empty();
-            let Request { request_id, plan } = self.waiting.pop_front_if(|request| match request.turn() {
+            let Request { request_id, size, plan } = self.waiting.pop_front_if(|request| match request.turn() {
                 Turn::BehindWrites => true,
                 Turn::InOrderAndSent => is_in_order && is_sent,
                 Turn::InOrder => false,
             })?;
-            match plan.and_then(|plan| self.begin(request_id, plan)) {
+            match plan.and_then(|plan| self.begin(request_id, size, plan)) {
                 Ok(work) => return Some(work),
-                Err(text) => self.respond(request_id, Err(text)),
+                // Its answer waits for those of the writes before it.
+                Err(text) => {
+                    let result = Some(Ok(Err(text)));
+                    self.add_write(PendingWrite { request_id, size, reply: WriteReply::Body(None), result });
+                    self.respond_to_writes();
+                }
             }
         }
         None
     }
 
-    fn begin(&mut self, request_id: i32, plan: Plan) -> Result<Work, String> {
+    fn begin(&mut self, request_id: i32, size: usize, plan: Plan) -> Result<Work, String> {
         match plan {
             Plan::Read { query, answer } => {
                 let table = catalog::table(query.table().name());
+                self.unfinished_bytes -= size;
                 self.reading = Some(PendingRead { request_id, reply: ReadReply::Answer { answer, table } });
                 Ok(Work::Read(Read::Query { query, bytes_max: self.context.limits.answer_bytes }))
             }
             Plan::ExportRows(request) => {
                 let read = self.export(request)?;
+                self.unfinished_bytes -= size;
                 self.reading = Some(PendingRead { request_id, reply: ReadReply::Export });
                 Ok(Work::Read(read))
             }
             Plan::Write { mutations, reply } => {
-                Ok(self.write(request_id, mutations, WriteReply::Body(reply.map(Box::new))))
+                let row_bytes_max = self.context.limits.row_bytes;
+                if mutations.iter().any(|mutation| mutation.row_size() > row_bytes_max) {
+                    return Err(import::row_too_big(row_bytes_max));
+                }
+                let reply = WriteReply::Body(reply.map(Box::new));
+                Ok(self.write(mutations, PendingWrite { request_id, size, reply, result: None }))
             }
             Plan::ImportRows(request) => {
                 let staged = self.stage(&request);
                 let unit = self.import.take().map_or_else(|| Ok(Unit::new()), Import::into_unit);
                 staged?;
-                Ok(self.write(request_id, unit?, WriteReply::Import))
+                Ok(self.write(unit?, PendingWrite { request_id, size, reply: WriteReply::Import, result: None }))
             }
             Plan::Subscribe(_) | Plan::Unsubscribe(_) => {
                 panic!("a request that is answered at once was begun as one that waits for the disk")
@@ -299,17 +332,21 @@ impl Session {
         }
     }
 
-    fn write(&mut self, request_id: i32, unit: Unit, reply: WriteReply) -> Work {
+    fn write(&mut self, unit: Unit, pending: PendingWrite) -> Work {
+        Work::Write { ticket: self.add_write(pending), unit }
+    }
+
+    fn add_write(&mut self, pending: PendingWrite) -> WriteTicket {
         let ticket = WriteTicket(self.next_ticket);
         self.next_ticket += 1;
-        self.writing.insert(ticket, PendingWrite { request_id, reply, result: None });
-        Work::Write { ticket, unit }
+        self.writing.insert(ticket, pending);
+        ticket
     }
 
     fn stage(&mut self, request: &proto::RequestImportRows) -> Result<proto::response::Body, String> {
         let table = known_table(&request.table)?;
-        let bytes_max = self.context.limits.import_bytes;
-        let import = self.import.get_or_insert_with(|| Import::new(table, bytes_max));
+        let SessionLimits { import_bytes, row_bytes, .. } = self.context.limits;
+        let import = self.import.get_or_insert_with(|| Import::new(table, import_bytes, row_bytes));
         if import.table().name != table.name {
             let text = format!("an import of {} has begun on this connection: commit it first", import.table().name);
             return Err(text);

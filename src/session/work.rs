@@ -97,11 +97,17 @@ impl Read {
     }
 }
 
-/// Reads from a snapshot, and once more from another one if the store was opened again meanwhile: that ends the first.
+/// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use.
+const ATTEMPTS: usize = 5;
+
 fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let once = || store.snapshot().and_then(|snapshot| work(&snapshot));
-    match once() {
-        Err(StoreError::Disk(_)) => once(),
-        result => result,
+    let attempt = || store.snapshot().and_then(|snapshot| work(&snapshot));
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS {
+        if !matches!(result, Err(StoreError::Disk(_))) {
+            break;
+        }
+        result = attempt();
     }
+    result
 }

@@ -111,12 +111,25 @@ impl StorageBackend for FileBackend {
     }
 }
 
-/// Takes the space of a growing file at once, so that a full disk shows here and not in the middle of a commit.
+/// A file grows by a large part of its size; when there is less space than that, so much is enough to go on with.
+#[cfg(target_os = "linux")]
+const RESERVED_AT_LEAST: u64 = 4 << 20;
+
+/// Takes the space of a growing file at once, so that a full disk mostly shows here and not in the middle of a commit.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, from: u64, to: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     use rustix::io::{Errno, retry_on_intr};
-    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), from, to - from)) {
+    let take = |to: u64| retry_on_intr(|| fallocate(file, FallocateFlags::empty(), from, to - from));
+    let taken = match take(to) {
+        Err(Errno::NOSPC | Errno::DQUOT) if to - from > RESERVED_AT_LEAST => {
+            // What the failed attempt took goes back first.
+            file.set_len(from)?;
+            take(from + RESERVED_AT_LEAST)
+        }
+        taken => taken,
+    };
+    match taken {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
         Err(errno) => Err(errno.into()),
     }

@@ -76,6 +76,11 @@ impl Mutation {
 
     /// The bytes it holds in memory, by which the write queue is bounded.
     pub fn size(&self) -> usize {
+        self.key.as_bytes().len() + self.row_size() + std::mem::size_of::<Self>()
+    }
+
+    /// The bytes of the larger row that it would write.
+    pub fn row_size(&self) -> usize {
         let missing = match &self.if_missing {
             IfMissing::Insert(document) => document.as_bytes().len(),
             IfMissing::Ignore | IfMissing::Refuse(_) => 0,
@@ -84,7 +89,8 @@ impl Mutation {
             IfPresent::Merge(document) | IfPresent::Replace(document) => document.as_bytes().len(),
             IfPresent::Delete | IfPresent::Refuse(_) => 0,
         };
-        self.key.as_bytes().len() + missing + present + std::mem::size_of::<Self>()
+        // Mostly they are the same document, shared.
+        missing.max(present)
     }
 
     /// What the row becomes, given what it is; `Err` carries the text for the client.

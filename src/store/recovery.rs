@@ -154,7 +154,7 @@ impl Store {
         state.failed = false;
         *slot = Some(opened);
         self.note_figures(state);
-        tracing::warn!(last_seq = %state.last_seq, "the store was opened again after a fault");
+        tracing::debug!(last_seq = %state.last_seq, "the store was opened again after a fault");
         Ok(())
     }
 }

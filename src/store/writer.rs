@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -93,7 +93,16 @@ impl Writer {
     ) -> (Self, WriteHandle) {
         let (jobs, waiting) = mpsc::channel();
         let status = Arc::new(WriterStatus::default());
-        let mut work = WriterLoop { store, clock, limits, observer, waiting, status: Arc::clone(&status) };
+        let mut work = WriterLoop {
+            store,
+            clock,
+            limits,
+            observer,
+            waiting,
+            status: Arc::clone(&status),
+            full_until: None,
+            refused: 0,
+        };
         let thread = crate::task::spawn_thread("store-writer", move || work.run());
         (Self { thread }, WriteHandle { jobs, status, limits })
     }
@@ -113,7 +122,14 @@ struct WriterLoop<O> {
     observer: O,
     waiting: mpsc::Receiver<Job>,
     status: Arc<WriterStatus>,
+    /// The disk was full a moment ago: until then writes are refused without trying it.
+    full_until: Option<Instant>,
+    /// Commits refused since one last succeeded.
+    refused: u64,
 }
+
+/// Each try on a full disk opens the store again, with readers waiting; so it is not tried for each write.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(250);
 
 impl<O: CommitObserver> WriterLoop<O> {
     fn run(&mut self) {
@@ -167,30 +183,60 @@ impl<O: CommitObserver> WriterLoop<O> {
     }
 
     fn commit(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<UnitResult, StoreError>>>) {
+        let result = if self.full_until.is_some_and(|until| Instant::now() < until) {
+            Err(StoreError::DiskFull)
+        } else {
+            self.store.commit(self.clock.now(), &units)
+        };
         // A receiver that is gone is a client that left: its write stands all the same.
-        match self.store.commit(self.clock.now(), &units) {
+        match result {
             Ok(committed) => {
+                self.succeeded();
                 self.publish(committed.changes, committed.upto);
                 for (reply, result) in replies.into_iter().zip(committed.results) {
                     let _ = reply.send(Ok(result));
                 }
             }
             Err(error) => {
-                self.status.failures.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(%error, units = units.len(), "a commit failed");
-                // What is on disk all the same is visible to readers, so nobody should wait for the next write to learn of it.
-                match self.store.commit(self.clock.now(), &[]) {
-                    Ok(committed) => self.publish(committed.changes, committed.upto),
-                    Err(error) => tracing::error!(%error, "the store is not back yet"),
-                }
-                let error = match error {
-                    StoreError::Disk(text) => StoreError::Unconfirmed(text),
-                    other => other,
-                };
+                let error = self.failed(error);
                 for reply in replies {
                     let _ = reply.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.full_until = None;
+        if self.refused > 0 {
+            tracing::info!(refused = self.refused, "writes work again");
+            self.refused = 0;
+        }
+    }
+
+    /// Returns the error for those who wanted to write.
+    fn failed(&mut self, error: StoreError) -> StoreError {
+        self.status.failures.fetch_add(1, Ordering::Relaxed);
+        if self.refused == 0 {
+            tracing::error!(%error, "a commit failed; writes are refused until one succeeds");
+        }
+        self.refused += 1;
+        match error {
+            StoreError::DiskFull => {
+                let now = Instant::now();
+                if self.full_until.is_none_or(|until| until <= now) {
+                    self.full_until = Some(now + FULL_DISK_PAUSE);
+                }
+                StoreError::DiskFull
+            }
+            StoreError::Disk(text) => {
+                // What is on disk all the same is visible to readers; nobody should wait for the next write to learn of it.
+                if let Ok(committed) = self.store.commit(self.clock.now(), &[]) {
+                    self.publish(committed.changes, committed.upto);
+                }
+                StoreError::Unconfirmed(text)
+            }
+            other => other,
         }
     }
 

@@ -167,6 +167,9 @@ fn parse(head: &[u8], origins: &OriginPolicy) -> Result<Asked, Refusal> {
         }
     }
     let headers = Headers(request.headers);
+    if ["host", "origin"].into_iter().any(|name| headers.count(name) > 1) {
+        return Err(refusal(Status::BadRequest, "Host and Origin may be given only once"));
+    }
     check_origin(&headers, origins)?;
     let with_body = match request.method {
         Some("GET") => true,
@@ -197,6 +200,10 @@ struct Headers<'a>(&'a [httparse::Header<'a>]);
 impl Headers<'_> {
     fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
+    }
+
+    fn count(&self, name: &str) -> usize {
+        self.0.iter().filter(|header| header.name.eq_ignore_ascii_case(name)).count()
     }
 
     fn has_token(&self, name: &str, token: &str) -> bool {
@@ -302,6 +309,7 @@ mod tests {
             (UPGRADE.replace("Upgrade: WebSocket", "Upgrade: h2c"), Status::UpgradeRequired),
             (UPGRADE.replace("127.0.0.1:8000", "evil.example"), Status::Forbidden),
             (format!("{UPGRADE}Origin: https://evil.example\r\n"), Status::Forbidden),
+            (format!("{UPGRADE}Host: evil.example\r\n"), Status::BadRequest),
             ("nonsense\r\n".to_owned(), Status::BadRequest),
             (format!("GET / HTTP/1.1\r\n{}", "A: b\r\n".repeat(100)), Status::HeadTooLarge),
         ];

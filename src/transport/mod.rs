@@ -1,5 +1,6 @@
 //! Adapters between sockets and sessions. Nothing below here knows a socket.
 
+mod counted;
 pub mod http;
 pub mod websocket;
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::WakeTask;
+use super::counted::CountedStream;
 use crate::catalog::Arrival;
 use crate::clock::Clock;
 use crate::feed::Outbox;
@@ -69,7 +70,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// Read from the socket in one go. It is allocated for each connection, idle or not.
 const READ_BYTES: usize = 1024;
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<CountedStream>;
+
+/// Pings whose answers may wait for a client that does not read; then it is not read from either.
+const WAITING_PONGS_MAX: usize = 64;
 
 /// Serves one client until it leaves, misbehaves, or the server stops. `already_read` came behind the handshake.
 pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) {
@@ -80,7 +84,9 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(context.limits.message_bytes))
         .max_frame_size(Some(context.limits.message_bytes));
-    let socket = WebSocketStream::from_partially_read(stream, already_read, Role::Server, Some(config)).await;
+    let socket =
+        WebSocketStream::from_partially_read(CountedStream::new(stream), already_read, Role::Server, Some(config))
+            .await;
     let wake = WakeTask::new();
     let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&wake) as _);
     let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, outbox);
@@ -91,8 +97,10 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         running: FuturesUnordered::new(),
         wake,
         is_unflushed: false,
+        waiting_pongs: 0,
         heard_at: now,
-        flushed_at: now,
+        pinged_at: now,
+        progress: (0, now),
         context,
     };
     let Some(reason) = connection.run().await else {
@@ -109,9 +117,12 @@ struct Connection {
     wake: Arc<WakeTask>,
     /// Messages were gathered, and the socket has not taken all of them.
     is_unflushed: bool,
+    /// Pings answered since the socket last took everything.
+    waiting_pongs: usize,
     heard_at: Instant,
-    /// When the socket had last taken everything.
-    flushed_at: Instant,
+    pinged_at: Instant,
+    /// What the socket had taken when it was last seen to take something, and when that was.
+    progress: (u64, Instant),
     context: Arc<ConnectionContext>,
 }
 
@@ -128,7 +139,7 @@ enum FromSocket {
 impl Connection {
     /// Runs until the end; `None` when the client has left, so that there is nobody to tell a reason.
     async fn run(&mut self) -> Option<CloseReason> {
-        let mut ping = ping_timer(self.context.limits.ping_interval);
+        let mut watch = watch_timer(&self.context.limits);
         // Waited for by one future for the whole connection: each new one would take a lock that all connections share.
         let mut shutdown = pin!(self.context.shutdown.clone().cancelled_owned());
         let wake = Arc::clone(&self.wake);
@@ -136,6 +147,7 @@ impl Connection {
             if self.gather().is_err() {
                 return None;
             }
+            let may_read = !self.session.is_saturated() && self.waiting_pongs < WAITING_PONGS_MAX;
             // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
             // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
             tokio::select! {
@@ -143,10 +155,10 @@ impl Connection {
                 () = &mut shutdown => return Some(CloseReason::ShuttingDown),
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
                 () = wake.woken(), if !self.is_unflushed => {}
-                event = from_socket(&mut self.socket, self.is_unflushed, !self.session.is_saturated()) => match event {
+                event = from_socket(&mut self.socket, self.is_unflushed, may_read) => match event {
                     FromSocket::Flushed(Ok(())) => {
                         self.is_unflushed = false;
-                        self.flushed_at = Instant::now();
+                        self.waiting_pongs = 0;
                     }
                     FromSocket::Flushed(Err(_)) | FromSocket::Message(None) => return None,
                     FromSocket::Message(Some(message)) => {
@@ -156,8 +168,8 @@ impl Connection {
                         }
                     }
                 },
-                _ = ping.tick() => {
-                    if let Some(reason) = self.check_alive().await {
+                _ = watch.tick() => {
+                    if let Some(reason) = self.check_alive() {
                         return Some(reason);
                     }
                 }
@@ -194,11 +206,16 @@ impl Connection {
     }
 
     fn feed(&mut self, message: Message) -> Result<(), WsError> {
+        self.expect_progress();
+        Pin::new(&mut self.socket).start_send(message)
+    }
+
+    /// From now on there is something for the client; how long it takes nothing of it counts from here.
+    fn expect_progress(&mut self) {
         if !self.is_unflushed {
             self.is_unflushed = true;
-            self.flushed_at = Instant::now();
+            self.progress = (self.socket.get_ref().written(), Instant::now());
         }
-        Pin::new(&mut self.socket).start_send(message)
     }
 
     fn begin(&mut self, work: Work) {
@@ -236,7 +253,8 @@ impl Connection {
             Ok(Message::Text(_)) => Err(Some(CloseReason::WrongFrameType)),
             // The library has its answer to a ping ready; it goes out with the next flush.
             Ok(Message::Ping(_)) => {
-                self.is_unflushed = true;
+                self.expect_progress();
+                self.waiting_pongs += 1;
                 Ok(())
             }
             Ok(Message::Pong(_) | Message::Frame(_)) => Ok(()),
@@ -245,16 +263,24 @@ impl Connection {
         }
     }
 
-    /// Looks for signs of life, and asks for one.
-    async fn check_alive(&mut self) -> Option<CloseReason> {
+    /// Looks for signs of life, and asks for one when it is time.
+    fn check_alive(&mut self) -> Option<CloseReason> {
         let limits = &self.context.limits;
         if self.is_unflushed {
             // The socket is full: the client may be alive and busy, and cannot see a ping before it has read the rest.
-            return (self.flushed_at.elapsed() >= limits.stall_timeout).then_some(CloseReason::Stalled);
+            let written = self.socket.get_ref().written();
+            if written > self.progress.0 {
+                self.progress = (written, Instant::now());
+            }
+            return (self.progress.1.elapsed() >= limits.stall_timeout).then_some(CloseReason::Stalled);
+        }
+        if self.pinged_at.elapsed() < limits.ping_interval {
+            return None;
         }
         if self.heard_at.elapsed() >= 2 * limits.ping_interval && !self.session.is_saturated() {
             return Some(CloseReason::Unresponsive);
         }
+        self.pinged_at = Instant::now();
         // A failure shows when the socket is read next.
         let _ = self.feed(Message::Ping(Bytes::new()));
         None
@@ -269,10 +295,12 @@ impl Connection {
     }
 }
 
-/// A connection's first ping comes after a random part of the interval, so that pings of many do not come at once.
-fn ping_timer(interval: Duration) -> Interval {
+/// Ticks often enough for both limits. The first tick comes after a random part of the interval, so that pings to many
+/// clients do not go out at once.
+fn watch_timer(limits: &WebSocketLimits) -> Interval {
+    let interval = limits.ping_interval.min(limits.stall_timeout) / 2;
     let part = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    let mut timer = tokio::time::interval_at(Instant::now() + interval.mul_f64(0.5 + part / 2.0), interval);
+    let mut timer = tokio::time::interval_at(Instant::now() + interval.mul_f64(part), interval);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     timer
 }

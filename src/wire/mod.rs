@@ -14,6 +14,8 @@ use crate::proto;
 pub struct ClientMessage {
     /// The client's number for it, repeated in the response.
     pub request_id: i32,
+    /// Its size on the wire, in bytes.
+    pub size: usize,
     /// What it asks for; `None` where it names no command that is known here.
     pub command: Option<proto::request::Command>,
 }

@@ -17,8 +17,9 @@ pub struct Undecodable;
 
 /// Reads one message of a client.
 pub fn decode(bytes: Bytes) -> Result<ClientMessage, Undecodable> {
+    let size = bytes.len();
     let request = proto::Request::decode(bytes).map_err(|_| Undecodable)?;
-    Ok(ClientMessage { request_id: request.request_id, command: request.command })
+    Ok(ClientMessage { request_id: request.request_id, size, command: request.command })
 }
 
 /// Writes one message for a client; `None` where it is about a row that cannot be shown, which `problems` then learns of.

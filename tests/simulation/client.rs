@@ -112,7 +112,7 @@ impl Client {
         self.next_request += 1;
         self.asked.insert(request_id, asked);
         let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil() };
-        self.session.receive(ClientMessage { request_id, command: Some(command) }, &arrival);
+        self.session.receive(ClientMessage { request_id, size: 10, command: Some(command) }, &arrival);
         self.may_have_more = true;
     }
 

@@ -373,7 +373,14 @@ impl Server {
             subscriptions: SubscriptionManager::new(Arc::clone(&feeds), limits),
             problems: Arc::new(RowProblems::default()),
             metrics,
-            limits: SessionLimits { requests: 64, answer_bytes: 1 << 20, import_bytes: 1 << 20, page },
+            limits: SessionLimits {
+                requests: 64,
+                request_bytes: 1 << 20,
+                row_bytes: 1 << 20,
+                answer_bytes: 1 << 20,
+                import_bytes: 1 << 20,
+                page,
+            },
         });
         Self { store, feeds, context }
     }

@@ -104,7 +104,7 @@ impl ServerProcess {
         let (_, text) = self.page("/metrics");
         let values = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
         values
-            .filter(|(rest, _)| rest.is_empty() || rest.starts_with('{'))
+            .filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'))
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum()
     }

@@ -78,6 +78,7 @@ pub(crate) struct RawClient {
     read: Vec<u8>,
     next_request_id: i32,
     events: VecDeque<proto::Event>,
+    pause: Duration,
 }
 
 impl RawClient {
@@ -102,7 +103,7 @@ impl RawClient {
             return Err(head);
         }
         assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        Ok(Self { stream, read: Vec::new(), next_request_id: 1, events: VecDeque::new() })
+        Ok(Self { stream, read: Vec::new(), next_request_id: 1, events: VecDeque::new(), pause: Duration::ZERO })
     }
 
     /// Bounds what the system takes for this client while it does not read.
@@ -112,6 +113,14 @@ impl RawClient {
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    pub(crate) fn give_up_writing_after(&self, timeout: Duration) {
+        self.stream.set_write_timeout(Some(timeout)).expect("a timeout can be set");
+    }
+
+    pub(crate) fn pause_before_each_read(&mut self, pause: Duration) {
+        self.pause = pause;
     }
 
     /// Writes what the server may no longer take.
@@ -129,6 +138,7 @@ impl RawClient {
             if let Some(frame) = self.take_frame() {
                 return Some(frame);
             }
+            std::thread::sleep(self.pause);
             let mut chunk = [0; 16 * 1024];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return None,
