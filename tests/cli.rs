@@ -222,13 +222,11 @@ fn an_empty_import_is_one() {
 
 #[test]
 fn an_unknown_table_is_said_to_be_unknown() {
-    let server = ServerProcess::in_memory(&[]);
+    // A refusal waits for nothing: not for the next ping either, which would wake the connection.
+    let server = ServerProcess::in_memory(&[("ping_seconds", "600")]);
     let rows = example("policy");
     for args in [&["import", "polices", path(&rows)][..], &["export", "polices"], &["watch", "polices"]] {
-        let started = Instant::now();
         let ended = run(&server.url(), args);
-        // A refusal waits for nothing, not even for the next ping.
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_ne!(ended.status, Some(0), "{ended:?}");
         assert!(ended.stderr.contains("polices") && ended.stderr.contains("domain_login"), "{ended:?}");
         assert_eq!(ended.stdout, "");

@@ -220,9 +220,9 @@ fn a_client_that_pings_and_never_reads_costs_a_bounded_amount() {
 #[test]
 fn a_slow_reader_is_not_taken_for_one_that_does_not_read() {
     let server =
-        ServerProcess::in_memory(&[("stall_seconds", "1"), ("ping_seconds", "1"), ("send_buffer_bytes", "10000")]);
+        ServerProcess::in_memory(&[("stall_seconds", "2"), ("ping_seconds", "1"), ("send_buffer_bytes", "10000")]);
     let mut writer = RawClient::connect(&server.address);
-    let rows = 200;
+    let rows = 300;
     for row in 0..rows {
         writer.request(set_login(&format!("row{row}.example"), &format!("https://x.example/{}", "y".repeat(4000))));
     }
@@ -230,7 +230,7 @@ fn a_slow_reader_is_not_taken_for_one_that_does_not_read() {
     slow.bound_receive_buffer(4 * 1024);
     let page = Some(proto::Page { limit: Some(rows), offset: None });
     let request_id = slow.ask(Command::ListDomainLogins(proto::RequestListDomainLogins { page }));
-    // 800 KB in 16 KiB pieces, so slowly that it takes longer than a client may take nothing.
+    // 1.2 MB in 16 KiB pieces, so slowly that it takes longer than a client may take nothing.
     slow.pause_before_each_read(Duration::from_millis(60));
     assert!(slow.response(request_id).is_success);
     // One that takes nothing is let go.

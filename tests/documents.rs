@@ -86,7 +86,7 @@ fn the_commands_of_the_readme_work() {
             continue;
         }
         // What would go on for ever stops by itself here.
-        let line = if line.ends_with("-- watch") { format!("{line} --json --for 2") } else { line.clone() };
+        let line = if line.ends_with("-- watch") { format!("{line} --json --for 4") } else { line.clone() };
         imports += usize::from(line.contains("-- import"));
         let stdout = run(&line, &server.url());
         if line.contains("-- watch") {

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, draws a random number or touches a store: [`plan()`] says what a command comes down to, and
 //! whoever executes the [`Plan`] hands the rows back to it.
 
+mod command;
 mod domain_login;
 mod fields;
 mod ids;
@@ -19,8 +20,9 @@ mod time;
 use crate::change::{ChangeKind, Document, Key, Table};
 use crate::proto;
 
+pub use command::plan;
 pub use fields::{RowProblem, Shown};
-pub use plan::{Answer, Arrival, Plan, plan};
+pub use plan::{Answer, Arrival, Plan};
 pub use problems::RowProblems;
 
 /// One streamed table: adding another one takes one entry like it in [`TABLES`].

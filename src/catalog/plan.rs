@@ -1,13 +1,12 @@
-//! What a command comes down to: rows to read or write, a subscription, or a text that says why not.
+//! What a command comes down to: rows to read or write, a subscription, or a text that says why not; and how tables say it.
 
 use std::fmt;
 
 use uuid::Uuid;
 
-use super::{CatalogTable, RowProblem, Shown, TABLES, domain_login, policy, schedule};
+use super::{CatalogTable, RowProblem, Shown};
 use crate::change::{Key, Row, Table, Timestamp};
 use crate::proto;
-use crate::proto::request::Command;
 use crate::proto::response::Body;
 use crate::store::{Mutation, Order, Query, QueryResult};
 
@@ -69,51 +68,6 @@ pub struct Answer {
     pub body: Result<Body, String>,
     /// Rows that were left out or shown in part.
     pub problems: Vec<(Key, RowProblem)>,
-}
-
-/// What `command` comes down to; the error is the text for the client.
-pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
-    if let Some(table) = TABLES.iter().find(|table| (table.subscribes)(&command)) {
-        return Ok(Plan::Subscribe(table));
-    }
-    let unavailable = match command {
-        Command::ListPolicies(request) => return policy::list(&request),
-        Command::GetPolicy(request) => return policy::get(&request),
-        Command::SetPolicy(request) => return policy::set(&request.policy, arrival),
-        Command::DeletePolicy(request) => return policy::delete(&request),
-        Command::ListSchedules(request) => return schedule::list(&request),
-        Command::GetSchedule(request) => return schedule::get(&request),
-        Command::SetSchedule(request) => return schedule::set(&request.schedule.unwrap_or_default(), arrival),
-        Command::DeleteSchedule(request) => return schedule::delete(&request),
-        Command::ListDomainLogins(request) => return domain_login::list(&request),
-        Command::GetDomainLogin(request) => return domain_login::get(request),
-        Command::SetDomainLogin(request) => return domain_login::set(&request.login.unwrap_or_default()),
-        Command::DeleteDomainLogin(request) => return domain_login::delete(&request),
-        Command::Unsubscribe(request) => return Ok(Plan::Unsubscribe(request.subscription_id)),
-        Command::ImportRows(request) => return Ok(Plan::ImportRows(request)),
-        Command::ExportRows(request) => return Ok(Plan::ExportRows(request)),
-        Command::SubscribePolicyList(_) => "subscribe_policy_list",
-        Command::SubscribeScheduleList(_) => "subscribe_schedule_list",
-        Command::SubscribeDomainLoginList(_) => "subscribe_domain_login_list",
-        Command::DeleteCaptchaSolver(_) => "delete_captcha_solver",
-        Command::DeleteJob(_) => "delete_job",
-        Command::GetCaptchaSolver(_) => "get_captcha_solver",
-        Command::GetJob(_) => "get_job",
-        Command::GetJobItems(_) => "get_job_items",
-        Command::ListCaptchaSolvers(_) => "list_captcha_solvers",
-        Command::ListJobs(_) => "list_jobs",
-        Command::ListRateLimits(_) => "list_rate_limits",
-        Command::ListScheduleJobs(_) => "list_schedule_jobs",
-        Command::PerformanceProfile(_) => "performance_profile",
-        Command::SetCaptchaSolver(_) => "set_captcha_solver",
-        Command::SetJob(_) => "set_job",
-        Command::SetRateLimit(_) => "set_rate_limit",
-        Command::SubscribeJobStatus(_) => "subscribe_job_status",
-        Command::SubscribeJobSync(_) => "subscribe_job_sync",
-        Command::SubscribeResourceMonitor(_) => "subscribe_resource_monitor",
-        Command::SubscribeTaskMonitor(_) => "subscribe_task_monitor",
-    };
-    Err(format!("{unavailable} is not available on this server yet."))
 }
 
 /// Reads a page of `table`. Rows that `show` cannot show are left out; the others are given to `body`, with the total.
