@@ -91,15 +91,6 @@ impl Key {
         Self(bytes.into())
     }
 
-    /// The key that `value` stands for in a document; `None` where it cannot be one.
-    pub fn from_json(value: &Value) -> Option<Self> {
-        match value {
-            Value::String(text) => Some(Self::text(text)),
-            Value::Number(number) => number.as_f64().map(Self::number),
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-        }
-    }
-
     /// The text of a text key.
     pub fn as_text(&self) -> Option<&str> {
         match self.0.split_first() {

@@ -113,3 +113,32 @@ fn what_was_confirmed_survives_kill_and_nobody_saw_what_is_not_there() {
     }
     assert!(confirmed_writes > 40, "only {confirmed_writes} rows were written at all");
 }
+
+#[test]
+fn a_graceful_stop_answers_every_write_that_stays() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut answered = 0;
+    for round in 0..10_u64 {
+        let mut server = ServerProcess::on_disk(directory.path());
+        let mut client = RawClient::connect(&server.address);
+        let asked: Vec<i32> = (0..200)
+            .map(|row| {
+                let request_id = client.next_request_id();
+                assert!(client.try_ask(set_login(&format!("{round}-{row}.example"), "https://x.example/1")));
+                request_id
+            })
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(round));
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| server.terminate());
+            // In order, as far as the server came; then the close frame.
+            let came = asked.iter().take_while(|request_id| client.answered_before_close(**request_id)).count();
+            answered += came;
+            client.shut_down_sending();
+            assert_eq!(ended.join().expect("it ends").code(), Some(0));
+        });
+        let server = ServerProcess::on_disk(directory.path());
+        assert_eq!(stored(&server).len(), answered, "what is there was answered, and what was answered is there");
+    }
+    assert!(answered > 0, "no write was ever answered");
+}

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use starfeed::wire::{CloseReason, Retry};
+
 const FILE_LINES_MAX: usize = 600;
 
 fn root() -> &'static Path {
@@ -123,9 +125,13 @@ fn the_streaming_api_document_is_in_step_with_the_messages() {
 #[test]
 fn the_streaming_api_document_names_every_close_code() {
     let document = read(&root().join("STREAMING_API.md"));
-    for reason in starfeed::wire::CloseReason::ALL {
+    for reason in CloseReason::ALL {
         let close = reason.close();
-        let row = format!("| {} | {} |", close.code, close.text);
+        let retry = match close.retry {
+            Retry::Yes => "yes",
+            Retry::No => "no",
+        };
+        let row = format!("| {} | {} | {retry} |", close.code, close.text);
         assert!(document.contains(&row), "STREAMING_API.md lacks the row: {row}");
     }
 }

@@ -107,6 +107,11 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         return;
     };
     connection.context.session.metrics.closed.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+    if reason == CloseReason::ShuttingDown {
+        let timeout = connection.context.limits.close_timeout;
+        // A client that takes nothing is not waited for; then there is nobody to answer.
+        let _ = tokio::time::timeout(timeout, connection.answer_what_was_begun()).await;
+    }
     connection.close(reason).await;
 }
 
@@ -284,6 +289,24 @@ impl Connection {
         // A failure shows when the socket is read next.
         let _ = self.feed(Message::Ping(Bytes::new()));
         None
+    }
+
+    /// Answers what was begun, so that a client knows of each write that stays; what only waits is not begun any more.
+    async fn answer_what_was_begun(&mut self) -> Result<(), WsError> {
+        while let Some(done) = self.running.next().await {
+            self.finish(done);
+        }
+        self.socket.flush().await?;
+        let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Step::Send(message) = self.session.next_step()
+        {
+            if let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) {
+                bytes += encoded.len();
+                self.feed(Message::Binary(encoded))?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells the client why the connection ends, and gives it a moment to hear that.

@@ -237,6 +237,28 @@ impl RawClient {
         }
     }
 
+    /// Whether the next thing is a success for `request_id`, and not the end of the connection.
+    pub(crate) fn answered_before_close(&mut self, request_id: i32) -> bool {
+        let Some(frame) = self.frame() else { return false };
+        if frame.opcode == CLOSE {
+            return false;
+        }
+        assert_eq!(frame.opcode, BINARY);
+        let message = proto::ServerMessage::decode(frame.payload.as_slice()).expect("a ServerMessage");
+        match message.message_type {
+            Some(MessageType::Response(response)) => {
+                assert_eq!(
+                    (response.request_id, response.is_success),
+                    (request_id, true),
+                    "{:?}",
+                    response.error_message
+                );
+                true
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// The next event.
     pub(crate) fn try_event(&mut self) -> Option<proto::Event> {
         match self.events.pop_front() {
