@@ -191,18 +191,23 @@ impl Session {
     pub fn next_step(&mut self) -> Step {
         loop {
             self.begin_what_needs_no_work();
-            if let Some(message) = self.replies.pop_front().or_else(|| self.followers.next_event()) {
+            if let Some(message) = self.replies.pop_front() {
                 return Step::Send(message);
             }
+            // Before the events: a client that is too slow for them is never without, and its requests have their turn too.
             if let Some(work) = self.next_request_work() {
                 return Step::Do(work);
             }
-            // A request that was refused instead has its answer now.
+            // Unless a request was refused instead, which has its answer now.
             if self.replies.is_empty() {
-                let page = self.followers.next_read(self.context.limits.page);
-                return page.map_or(Step::Wait, |read| Step::Do(Work::Read(read)));
+                break;
             }
         }
+        if let Some(message) = self.followers.next_event() {
+            return Step::Send(message);
+        }
+        let page = self.followers.next_read(self.context.limits.page);
+        page.map_or(Step::Wait, |read| Step::Do(Work::Read(read)))
     }
 
     /// The result of a [`Work::Write`]. Responses keep the order of the requests, whichever result comes first.
@@ -241,14 +246,14 @@ impl Session {
         self.replies.push_back(ServerMessage::Response { request_id, result });
     }
 
-    /// Begins requests in order for as long as they can be answered at once; stops at one that waits for the disk.
+    /// Answers the next request if it does not wait for the disk. One at a time: answers that nobody takes must not pile up.
     fn begin_what_needs_no_work(&mut self) {
-        // One answer at a time: what a client does not take must not pile up here.
-        while self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty() {
-            let Some(request) = self.waiting.pop_front_if(|request| request.turn() == Turn::InOrder) else { return };
-            self.unfinished_bytes -= request.size;
-            let result = request.plan.and_then(|plan| self.do_at_once(plan));
-            self.respond(request.request_id, result);
+        let is_its_turn = self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty();
+        let request = self.waiting.pop_front_if(|request| is_its_turn && request.turn() == Turn::InOrder);
+        if let Some(Request { request_id, size, plan }) = request {
+            self.unfinished_bytes -= size;
+            let result = plan.and_then(|plan| self.do_at_once(plan));
+            self.respond(request_id, result);
         }
     }
 
@@ -421,3 +426,6 @@ fn write_body(reply: WriteReply, outcomes: &[Outcome]) -> Body {
         WriteReply::Import => boxed(import::reply(outcomes)),
     }
 }
+
+#[cfg(test)]
+mod tests;

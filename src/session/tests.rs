@@ -1,0 +1,141 @@
+//! What the simulation does not look at: whose turn it is.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::change::{Document, Epoch, Key, Table, Timestamp};
+use crate::feed::{Feeds, Outlet};
+use crate::proto::request::Command;
+use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions};
+use crate::subscription::SubscriptionLimits;
+
+struct Nobody;
+
+impl Outlet for Nobody {
+    fn ready(&self) {}
+}
+
+fn session(store: &Store) -> (Session, Arc<Feeds>) {
+    let metrics = Arc::new(Metrics::default());
+    let feeds = Feeds::new(store.position().seq, 1 << 20, metrics.fell_behind.clone());
+    let limits = SubscriptionLimits { per_connection: 10, total: 10 };
+    let context = SessionContext {
+        subscriptions: SubscriptionManager::new(Arc::clone(&feeds), limits),
+        problems: Arc::default(),
+        metrics,
+        limits: SessionLimits {
+            requests: 10,
+            request_bytes: 1000,
+            row_bytes: 1000,
+            answer_bytes: 1000,
+            import_bytes: 1000,
+            page: PageBudget { items: 10, bytes: 1000 },
+        },
+    };
+    let outbox = Outbox::new(1 << 20, Arc::new(Nobody));
+    (Session::new(Arc::new(context), Principal::Anonymous, outbox), feeds)
+}
+
+fn store() -> Store {
+    let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
+    let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1) };
+    Store::open(Box::new(MemoryDisk), options).expect("memory does not fail")
+}
+
+fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
+    let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil() };
+    session.receive(ClientMessage { request_id, size, command: Some(command) }, &arrival);
+}
+
+fn subscribe() -> Command {
+    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList {})
+}
+
+fn list() -> Command {
+    Command::ListDomainLogins(proto::RequestListDomainLogins { page: None })
+}
+
+fn delete(domain: &str) -> Command {
+    Command::DeleteDomainLogin(proto::RequestDeleteDomainLogin { domain: Some(domain.to_owned()) })
+}
+
+/// Runs what the session wants until it waits; what it sends, in short.
+fn run(session: &mut Session, store: &Store) -> Vec<String> {
+    let mut sent = Vec::new();
+    loop {
+        match session.next_step() {
+            Step::Wait => return sent,
+            Step::Do(Work::Read(read)) => session.read(read.run(store)),
+            Step::Do(Work::Write { ticket, unit }) => {
+                let committed = store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
+                session.written(ticket, Ok(committed.results.into_iter().next().expect("one unit")));
+            }
+            Step::Send(ServerMessage::Response { request_id, result }) => {
+                sent.push(format!("{request_id} {}", result.map_or_else(|text| text, |_| "ok".to_owned())));
+            }
+            Step::Send(ServerMessage::Event { .. }) => sent.push("event".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_events_does_not_hold_up_a_request() {
+    let store = store();
+    let (mut session, feeds) = session(&store);
+    ask(&mut session, 1, 10, subscribe());
+    assert_eq!(run(&mut session, &store), ["1 ok"]);
+    let row = Document::parse(b"{}").expect("an object");
+    let units: Vec<Unit> = (0..100)
+        .map(|row_number| {
+            let key = Key::text(&format!("row{row_number}"));
+            vec![Mutation::put(Table::new("domain_login"), key, row.clone())]
+        })
+        .collect();
+    let committed = store.commit(Timestamp(0), &units).expect("memory does not fail");
+    feeds.publish(committed.changes, committed.upto);
+    ask(&mut session, 2, 10, list());
+    assert!(
+        matches!(session.next_step(), Step::Do(Work::Read(Read::Query { .. }))),
+        "the request comes before the events"
+    );
+    assert!(matches!(session.next_step(), Step::Send(ServerMessage::Event { .. })), "and the events while it is read");
+}
+
+#[test]
+fn answers_come_in_the_order_of_the_requests() {
+    let store = store();
+    let (mut session, _feeds) = session(&store);
+    ask(&mut session, 1, 10, delete("a.example"));
+    ask(&mut session, 2, 10, delete("b.example"));
+    let mut tickets = Vec::new();
+    while let Step::Do(Work::Write { ticket, .. }) = session.next_step() {
+        tickets.push(ticket);
+    }
+    assert_eq!(tickets.len(), 2, "both are handed to the writer at once");
+    // An import that has an error is refused without the disk, but not before what came before it was answered.
+    let rows = vec![bytes::Bytes::from_static(b"nonsense")];
+    let import = proto::RequestImportRows { table: "policy".to_owned(), rows, first_line: None, commit: Some(true) };
+    ask(&mut session, 3, 10, Command::ImportRows(import));
+    ask(&mut session, 4, 10, list());
+    session.written(tickets[1], Ok(Ok(vec![Outcome::Deleted])));
+    assert!(matches!(session.next_step(), Step::Wait), "the second answer waits for the first");
+    session.written(tickets[0], Ok(Ok(vec![Outcome::Deleted])));
+    let sent = run(&mut session, &store);
+    assert_eq!(sent, ["1 ok", "2 ok", "3 nothing was written: some rows were not accepted", "4 ok"]);
+}
+
+#[test]
+fn a_client_is_not_read_from_while_too_much_waits() {
+    let store = store();
+    let (mut session, _feeds) = session(&store);
+    ask(&mut session, 1, 600, delete("a.example"));
+    assert!(!session.is_saturated());
+    ask(&mut session, 2, 600, delete("b.example"));
+    assert!(session.is_saturated(), "by bytes");
+    run(&mut session, &store);
+    assert!(!session.is_saturated());
+    (0..10).for_each(|request_id| ask(&mut session, request_id, 1, list()));
+    assert!(session.is_saturated(), "by number");
+    run(&mut session, &store);
+    assert!(!session.is_saturated());
+}
