@@ -93,7 +93,7 @@ impl Import {
 
 /// Why a row is not written that is larger than it may be.
 pub(super) fn row_too_big(bytes_max: usize) -> String {
-    format!("the row is larger than {bytes_max} bytes")
+    format!("the row is larger than {bytes_max} bytes: make it smaller, or raise row_bytes in the configuration")
 }
 
 pub(super) fn reply(outcomes: &[Outcome]) -> proto::response::Body {

@@ -53,7 +53,7 @@ pub enum StoreError {
     #[error("the disk is full: nothing was written; free some space and try again")]
     DiskFull,
     /// The disk failed.
-    #[error("the disk failed: {0}; the server's log says more")]
+    #[error("the disk failed: {0}; try again in a moment")]
     Disk(String),
     /// The disk failed during a write; whether that is there shows only later.
     #[error("the disk failed ({0}): the write is not confirmed; check the row before you write it again")]
@@ -208,6 +208,7 @@ impl Store {
                 match self.try_snapshot() {
                     Err(StoreError::Disk(_)) => {
                         self.reopen(&mut state)?;
+                        tracing::warn!("a read from the disk failed; the store was opened again");
                         self.try_snapshot()
                     }
                     result => result,

@@ -30,7 +30,7 @@ use crate::session::{ReadResult, Session, SessionContext, Step, Work, WriteTicke
 use crate::store::{Store, StoreError, UnitResult, WriteHandle};
 use crate::subscription::Principal;
 use crate::task;
-use crate::wire::{self, CloseReason};
+use crate::wire::{self, CloseReason, ServerMessage};
 
 /// Bounds of a WebSocket connection.
 #[derive(Clone, Copy, Debug)]
@@ -198,16 +198,22 @@ impl Connection {
                 }
                 Step::Wait => break,
             };
-            if let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) {
-                bytes += encoded.len();
-                messages += 1;
-                self.feed(Message::Binary(encoded))?;
-            }
+            let sent = self.send(message)?;
+            bytes += sent;
+            messages += u64::from(sent > 0);
         }
         let metrics = &self.context.session.metrics;
         metrics.messages_sent.inc_by(messages);
         metrics.bytes_sent.inc_by(bytes as u64);
         Ok(())
+    }
+
+    /// Puts a message to what goes out with the next write; returns its bytes, 0 for a row that cannot be shown.
+    fn send(&mut self, message: ServerMessage) -> Result<usize, WsError> {
+        let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) else { return Ok(0) };
+        let bytes = encoded.len();
+        self.feed(Message::Binary(encoded))?;
+        Ok(bytes)
     }
 
     fn feed(&mut self, message: Message) -> Result<(), WsError> {
@@ -301,10 +307,7 @@ impl Connection {
         while bytes < WRITE_BYTES
             && let Step::Send(message) = self.session.next_step()
         {
-            if let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) {
-                bytes += encoded.len();
-                self.feed(Message::Binary(encoded))?;
-            }
+            bytes += self.send(message)?;
         }
         Ok(())
     }
