@@ -17,6 +17,7 @@ fn main() {
             "ResponseExportRows",
             "CrawlResponse",
             "SyncItem",
+            "TableEvent",
         ])
         .compile_fds(descriptors)
         .unwrap_or_else(|error| panic!("no code can be generated from protobuf/starbelly.proto: {error}"));

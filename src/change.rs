@@ -6,8 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::planted::PlantedBug;
-
 /// The name of a table inside its namespace (a database, a tenant; `default` where nobody chose one).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Table {
@@ -99,6 +97,21 @@ impl Key {
         }
     }
 
+    /// What the key is; a damaged one reads as the bytes that it has.
+    pub fn value(&self) -> KeyValue<'_> {
+        let read = match self.0.split_first() {
+            Some((&KEY_TEXT, text)) => std::str::from_utf8(text).ok().map(KeyValue::Text),
+            Some((&KEY_NUMBER, ordered)) => ordered.try_into().ok().map(|ordered| {
+                let ordered = u64::from_be_bytes(ordered);
+                let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
+                KeyValue::Number(f64::from_bits(bits))
+            }),
+            Some((&KEY_BINARY, bytes)) => Some(KeyValue::Binary(bytes)),
+            _ => None,
+        };
+        read.unwrap_or(KeyValue::Binary(&self.0))
+    }
+
     /// The bytes the store keeps; they sort like the keys.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -108,6 +121,17 @@ impl Key {
     pub fn from_stored(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
     }
+}
+
+/// What a primary key is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum KeyValue<'a> {
+    /// Text.
+    Text(&'a str),
+    /// A number.
+    Number(f64),
+    /// Bytes.
+    Binary(&'a [u8]),
 }
 
 impl fmt::Display for Key {
@@ -258,6 +282,8 @@ pub struct Change {
     pub key: Key,
     /// The row before; `None` where there was none.
     pub old: Option<Document>,
+    /// The change that made the row before what it was; [`Seq::ZERO`] where there was none.
+    pub old_version: Seq,
     /// The row after; `None` where it is gone. Never `None` together with `old`.
     pub new: Option<Document>,
     /// When the writer took it.
@@ -267,25 +293,6 @@ pub struct Change {
 }
 
 impl Change {
-    /// What it did, by what was there before and after.
-    pub fn kind(&self) -> ChangeKind {
-        match (&self.old, &self.new) {
-            (None, Some(_)) => ChangeKind::Added,
-            (Some(_), Some(_)) => ChangeKind::Updated,
-            (Some(_), None) if PlantedBug::DeletionLooksLikeUpdate.is_planted() => ChangeKind::Updated,
-            (Some(_), None) => ChangeKind::Deleted,
-            (None, None) => panic!("change {} of {} has neither an old nor a new row", self.seq, self.table),
-        }
-    }
-
-    /// The row to show for it: the new one, or the old one of a deletion.
-    pub fn shown(&self) -> &Document {
-        match (&self.new, &self.old) {
-            (Some(document), _) | (None, Some(document)) => document,
-            (None, None) => panic!("change {} of {} has neither an old nor a new row", self.seq, self.table),
-        }
-    }
-
     /// The bytes it holds in memory, by which queues are bounded.
     pub fn size(&self) -> usize {
         let document = |document: &Option<Document>| document.as_ref().map_or(0, |document| document.as_bytes().len());
@@ -334,6 +341,15 @@ mod tests {
         ];
         assert!(sorted.is_sorted());
         assert!(sorted.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn keys_are_read_as_they_were_made() {
+        assert_eq!(Key::text("é").value(), KeyValue::Text("é"));
+        assert_eq!(Key::binary(&[0, 255]).value(), KeyValue::Binary(&[0, 255]));
+        for number in [0.0, -0.0, 1.5, -2.5, f64::MAX, f64::MIN_POSITIVE, f64::NEG_INFINITY] {
+            assert_eq!(Key::number(number).value(), KeyValue::Number(number));
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::feed::FeedLimits;
+use crate::matcher::FilterLimits;
 use crate::session::SessionLimits;
 use crate::store::{PageBudget, Retention, WriterLimits};
 use crate::subscription::SubscriptionLimits;
@@ -122,6 +124,8 @@ limits! {
     subscriptions = 1_000_000;
     /// Bytes of changes that wait for a connection; a subscription that does not fit falls behind and catches up.
     outbox_bytes = 262_144;
+    /// Bytes of changes and rows that wait for all connections together; beyond that, subscriptions fall behind sooner.
+    waiting_bytes = 268_435_456;
     /// Bytes that the system takes for a connection whose client does not read.
     send_buffer_bytes = 262_144;
     /// Bytes of recent changes that are kept in memory for each table with subscribers.
@@ -130,6 +134,12 @@ limits! {
     page_rows = 500;
     /// Bytes that a subscription reads at a time while it is behind.
     page_bytes = 131_072;
+    /// Bytes of the text of a filter.
+    filter_bytes = 1_024;
+    /// What trying one row against a filter may cost at worst, in comparisons; a dearer filter is refused.
+    filter_cost = 2_000_000;
+    /// Different filters of one table that no index finds, so that each change is tried against each of them.
+    unindexed_filters = 1_000;
     /// Seconds between pings; no sign of life for twice as long closes the connection with 4000.
     ping_seconds = 20;
     /// Seconds that a client may take nothing while there is something for it; then it is closed with 4001.
@@ -185,7 +195,13 @@ impl Limits {
             answer_bytes: size(self.answer_bytes),
             import_bytes: size(self.import_bytes),
             page: PageBudget { items: size(self.page_rows), bytes: size(self.page_bytes) },
+            filters: FilterLimits { text_bytes: size(self.filter_bytes), cost_max: self.filter_cost },
         }
+    }
+
+    /// Bounds of feeds.
+    pub fn feeds(&self) -> FeedLimits {
+        FeedLimits { window_bytes: size(self.window_bytes), unindexed_filters: size(self.unindexed_filters) }
     }
 
     /// Bounds of subscriptions.

@@ -6,12 +6,13 @@
 //!
 //! ```
 //! use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
-//! use starfeed::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions};
+//! use starfeed::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
 //!
 //! let options = StoreOptions {
 //!     retention: Retention { bytes: 1 << 20, age_ms: 60_000 },
 //!     cache_bytes: 1 << 20,
 //!     fresh_epoch: Epoch(1),
+//!     fresh_secret: StoreSecret([7; 32]),
 //! };
 //! let store = Store::open(Box::new(MemoryDisk), options)?;
 //! let row = Document::parse(br#"{"domain": "forum.example", "users": []}"#).expect("one JSON object");
@@ -26,16 +27,26 @@
 pub mod planted;
 // What happened, where, in which order.
 pub mod change;
+// How many rows, and which: one number to compare.
+pub mod summary;
 // What time it is.
 pub mod clock;
 // Starting tasks and threads that somebody owns.
 pub mod task;
+// Rows that cannot be shown.
+pub mod row_problems;
 // What is counted.
 pub mod metrics;
 // The messages of the API, generated.
 pub mod proto;
 // Rows and the log of their changes, on disk.
 pub mod store;
+// Which subscriptions want a change.
+pub mod matcher;
+// What a subscription sees of a table.
+pub mod view;
+// Where a client goes on, sealed.
+pub mod token;
 // One per live table: publish, hand over, catch up.
 pub mod feed;
 // Who may subscribe to what.

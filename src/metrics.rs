@@ -9,103 +9,85 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::row_problems::RowProblems;
+
 type Labels = Vec<(&'static str, String)>;
 
-/// All metrics of a server.
-pub struct Metrics {
-    registry: Registry,
-    /// Connections that are open now, WebSocket or not.
-    pub connections: Gauge,
-    /// Connections accepted.
-    pub connections_accepted: Counter,
-    /// WebSocket connections that the server ended, by reason.
-    pub closed: Family<Labels, Counter>,
-    /// HTTP requests answered without an upgrade, by status.
-    pub http_responses: Family<Labels, Counter>,
-    /// Requests received.
-    pub requests: Counter,
-    /// Messages sent: responses and events.
-    pub messages_sent: Counter,
-    /// Their bytes.
-    pub bytes_sent: Counter,
-    /// Subscriptions now.
-    pub subscriptions: Gauge,
-    /// Subscriptions that the feeds hand changes to, by table; the others are behind.
-    pub live_subscriptions: Family<Labels, Gauge>,
-    /// How often a subscription did not fit into its outbox and fell behind.
-    pub fell_behind: Counter,
-    /// Rows that could not be shown, or only in part.
-    pub row_problems: Gauge,
-    /// The newest position of the store.
-    pub store_position: Gauge<i64, AtomicI64>,
-    /// Bytes of log entries kept.
-    pub store_log_bytes: Gauge,
-    /// Changes written.
-    pub store_changes: Gauge,
-    /// Commits.
-    pub store_commits: Gauge,
-    /// Commits that the disk refused.
-    pub store_failures: Gauge,
-    /// Bytes that wait to be written.
-    pub store_queued_bytes: Gauge,
-    /// The limits in force, by config key.
-    pub limits: Family<Labels, Gauge<f64, AtomicU64>>,
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal;)*) => {
+        /// All metrics of a server.
+        pub struct Metrics {
+            registry: Registry,
+            /// Rows that cannot be shown as they should be.
+            pub row_problems: RowProblems,
+            $($(#[doc = $help])+ pub $field: $kind,)*
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("starfeed");
+                $(
+                    let $field = <$kind>::default();
+                    let help = concat!($($help),+).trim();
+                    registry.register($name, help.strip_suffix('.').unwrap_or(help), Clone::clone(&$field));
+                )*
+                let mut metrics = Self { registry, row_problems: RowProblems::default(), $($field,)* };
+                metrics.row_problems = RowProblems::new(metrics.row_problem_count.clone());
+                metrics
+            }
+        }
+    };
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let mut registry = Registry::with_prefix("starfeed");
-        macro_rules! metric {
-            ($name:literal, $help:literal) => {{
-                let metric = Default::default();
-                registry.register($name, $help, Clone::clone(&metric));
-                metric
-            }};
-        }
-        let connections: Gauge = metric!("connections", "Connections open now");
-        let connections_accepted: Counter = metric!("connections_accepted", "Connections accepted");
-        let closed: Family<Labels, Counter> =
-            metric!("connections_closed", "WebSocket connections that the server ended, by reason");
-        let http_responses: Family<Labels, Counter> =
-            metric!("http_responses", "HTTP requests answered without an upgrade, by status");
-        let requests: Counter = metric!("requests", "Requests received");
-        let messages_sent: Counter = metric!("messages_sent", "Responses and events sent");
-        let bytes_sent: Counter = metric!("bytes_sent", "Bytes of responses and events sent");
-        let subscriptions: Gauge = metric!("subscriptions", "Subscriptions now");
-        let live_subscriptions: Family<Labels, Gauge> =
-            metric!("subscriptions_live", "Subscriptions that are level with their table, by table");
-        let fell_behind: Counter =
-            metric!("subscriptions_fell_behind", "Subscriptions that did not fit into their outbox and fell behind");
-        let row_problems: Gauge = metric!("row_problems", "Times a row could not be shown, or only in part");
-        let store_position: Gauge<i64, AtomicI64> = metric!("store_position", "Number of the newest change");
-        let store_log_bytes: Gauge = metric!("store_log_bytes", "Bytes of the changes kept for readers that come back");
-        let store_changes: Gauge = metric!("store_changes", "Changes written since the start");
-        let store_commits: Gauge = metric!("store_commits", "Commits since the start");
-        let store_failures: Gauge = metric!("store_failures", "Commits that the disk refused since the start");
-        let store_queued_bytes: Gauge = metric!("store_queued_bytes", "Bytes that wait to be written");
-        let limits: Family<Labels, Gauge<f64, AtomicU64>> = metric!("limit", "Limits in force, by config key");
-        Self {
-            registry,
-            connections,
-            connections_accepted,
-            closed,
-            http_responses,
-            requests,
-            messages_sent,
-            bytes_sent,
-            subscriptions,
-            live_subscriptions,
-            fell_behind,
-            row_problems,
-            store_position,
-            store_log_bytes,
-            store_changes,
-            store_commits,
-            store_failures,
-            store_queued_bytes,
-            limits,
-        }
-    }
+metrics! {
+    /// Connections that are open now, WebSocket or not.
+    connections: Gauge = "connections";
+    /// Connections accepted.
+    connections_accepted: Counter = "connections_accepted";
+    /// WebSocket connections that the server ended, by reason.
+    closed: Family<Labels, Counter> = "connections_closed";
+    /// HTTP requests answered without an upgrade, by status.
+    http_responses: Family<Labels, Counter> = "http_responses";
+    /// Requests received.
+    requests: Counter = "requests";
+    /// Messages sent: responses and events.
+    messages_sent: Counter = "messages_sent";
+    /// Their bytes.
+    bytes_sent: Counter = "bytes_sent";
+    /// Subscriptions now.
+    subscriptions: Gauge = "subscriptions";
+    /// Subscriptions that the feeds hand changes to, by table; the others are behind.
+    live_subscriptions: Family<Labels, Gauge> = "subscriptions_live";
+    /// Distinct filters that changes are matched against, by table.
+    filters: Family<Labels, Gauge> = "filters";
+    /// How often a subscription did not fit into its outbox and fell behind.
+    fell_behind: Counter = "subscriptions_fell_behind";
+    /// Subscriptions that went on from a token.
+    resumed: Counter = "subscriptions_resumed";
+    /// Subscriptions that were told to forget what they hold, by reason.
+    resets: Family<Labels, Counter> = "subscriptions_reset";
+    /// Changes that were not sent because a newer one of the same row was.
+    coalesced: Counter = "changes_coalesced";
+    /// How often a view was found to differ from what its subscribers were sent; it never should be.
+    divergences: Counter = "divergences";
+    /// Bytes of changes and rows that wait for connections.
+    waiting_bytes: Gauge = "waiting_bytes";
+    /// Times a row could not be shown, or only in part.
+    row_problem_count: Counter = "row_problems";
+    /// The newest position of the store.
+    store_position: Gauge<i64, AtomicI64> = "store_position";
+    /// Bytes of log entries kept.
+    store_log_bytes: Gauge = "store_log_bytes";
+    /// Changes written.
+    store_changes: Gauge = "store_changes";
+    /// Commits.
+    store_commits: Gauge = "store_commits";
+    /// Commits that the disk refused.
+    store_failures: Gauge = "store_failures";
+    /// Bytes that wait to be written.
+    store_queued_bytes: Gauge = "store_queued_bytes";
+    /// The limits in force, by config key.
+    limits: Family<Labels, Gauge<f64, AtomicU64>> = "limit";
 }
 
 impl Metrics {

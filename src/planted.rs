@@ -31,11 +31,31 @@ pub enum PlantedBug {
     TrimmedLogLooksComplete,
     /// A dropped subscription stays attached to its feed.
     DroppedSubscriptionStaysAttached,
+    /// A row that ceases to match a filter is not deleted.
+    LeavingRowIsForgotten,
+    /// A token in the middle of a snapshot claims that all rows were sent.
+    TokenBeforeTheSnapshotEnds,
+    /// A token between coalesced changes claims that the client holds what was.
+    CoalescedChangesHaveTokens,
+    /// A resumed subscription goes on after the change that it missed first.
+    ResumeSkipsOneChange,
+    /// A token of another history is taken for one of this.
+    EpochIsNotChecked,
+    /// A token of another table or filter is taken for one of this.
+    TokenFitsAnyView,
+    /// A token that nobody sealed is believed.
+    AnyTokenIsAccepted,
+    /// The digest of a view keeps the old version of a row that was updated.
+    SummaryKeepsOldVersions,
+    /// A heartbeat overtakes the changes before it.
+    MarkOvertakesChanges,
+    /// A client keeps the rows that are not sent again after a reset.
+    ResetKeepsRowsThatAreGone,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -50,6 +70,16 @@ impl PlantedBug {
         Self::RecoveredChangesForgotten,
         Self::TrimmedLogLooksComplete,
         Self::DroppedSubscriptionStaysAttached,
+        Self::LeavingRowIsForgotten,
+        Self::TokenBeforeTheSnapshotEnds,
+        Self::CoalescedChangesHaveTokens,
+        Self::ResumeSkipsOneChange,
+        Self::EpochIsNotChecked,
+        Self::TokenFitsAnyView,
+        Self::AnyTokenIsAccepted,
+        Self::SummaryKeepsOldVersions,
+        Self::MarkOvertakesChanges,
+        Self::ResetKeepsRowsThatAreGone,
     ];
 
     /// Whether this bug is switched on in this thread.

@@ -25,4 +25,5 @@ opaque_debug!(
     ResponseExportRows,
     CrawlResponse,
     SyncItem,
+    TableEvent,
 );

@@ -13,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::catalog::RowProblems;
 use crate::change::Epoch;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::feed::Feeds;
+use crate::feed::{FeedFigures, Feeds, Waiting};
 use crate::metrics::Metrics;
 use crate::session::SessionContext;
-use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, Writer};
+use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, StoreSecret, Writer};
 use crate::subscription::SubscriptionManager;
 use crate::task;
 use crate::transport::http::{self, Asked, HttpLimits, NoRequest, OriginPolicy, Refusal, Status};
@@ -115,6 +114,14 @@ fn store_error(data_dir: &str, error: StoreError) -> StartError {
     StartError::Store { data_dir: data_dir.to_owned(), error }
 }
 
+/// Two random ids have 244 random bits, more than anybody can guess.
+fn fresh_secret() -> StoreSecret {
+    let mut secret = [0; 32];
+    secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+    secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+    StoreSecret(secret)
+}
+
 impl Server {
     /// Opens the store and starts its writer.
     pub fn open(config: &Config) -> Result<Self, StartError> {
@@ -123,12 +130,12 @@ impl Server {
             retention: limits.retention(),
             cache_bytes: config::size(limits.cache_bytes),
             fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
+            fresh_secret: fresh_secret(),
         };
         let store =
             Store::open(open_disk(&config.data_dir)?, options).map_err(|error| store_error(&config.data_dir, error))?;
         let metrics = Arc::new(Metrics::default());
-        let window_bytes = config::size(limits.window_bytes);
-        let feeds = Feeds::new(store.position().seq, window_bytes, metrics.fell_behind.clone());
+        let feeds = Feeds::new(store.position().seq, limits.feeds(), Arc::clone(&metrics));
         let clock = Clock;
         let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
         for (key, value) in limits.entries() {
@@ -137,12 +144,13 @@ impl Server {
         }
         Ok(Self {
             connection: Arc::new(ConnectionContext {
-                session: Arc::new(SessionContext {
-                    subscriptions: SubscriptionManager::new(feeds, limits.subscriptions()),
-                    problems: Arc::new(RowProblems::default()),
+                session: SessionContext::new(
+                    &store,
+                    SubscriptionManager::new(feeds, limits.subscriptions()),
                     metrics,
-                    limits: limits.session(),
-                }),
+                    limits.session(),
+                ),
+                waiting: Waiting::new(config::size(limits.waiting_bytes)),
                 store,
                 writer: handle,
                 clock,
@@ -313,18 +321,20 @@ impl Guest {
     }
 
     fn metrics(&self) -> String {
-        let ConnectionContext { session, store, writer, .. } = self.connection.as_ref();
+        let ConnectionContext { session, store, writer, waiting, .. } = self.connection.as_ref();
         let metrics = &session.metrics;
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let counted =
             |value: &std::sync::atomic::AtomicUsize| gauge(value.load(std::sync::atomic::Ordering::Relaxed) as u64);
         metrics.subscriptions.set(gauge(session.subscriptions.count() as u64));
         metrics.live_subscriptions.clear();
-        for (table, live) in session.subscriptions.feeds().live() {
+        metrics.filters.clear();
+        for FeedFigures { table, live, filters } in session.subscriptions.feeds().figures() {
             let labels = vec![("table", table.name().to_owned())];
             metrics.live_subscriptions.get_or_create(&labels).set(gauge(live as u64));
+            metrics.filters.get_or_create(&labels).set(gauge(filters as u64));
         }
-        metrics.row_problems.set(gauge(session.problems.count()));
+        metrics.waiting_bytes.set(gauge(waiting.bytes() as u64));
         metrics.store_position.set(gauge(store.position().seq.0));
         metrics.store_log_bytes.set(gauge(store.log_bytes()));
         let status = writer.status();

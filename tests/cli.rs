@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use serde_json::Value;
-use starfeed::proto::{self, event, request::Command as Asked, response::Body, server_message::MessageType};
+use starfeed::proto::{self, request::Command as Asked, response::Body, server_message::MessageType};
 use starfeed::task;
+use support::feed::Feed;
 use support::process::{ServerProcess, eventually};
+use support::raw::{RawClient, delete_login};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -316,25 +318,34 @@ async fn a_watch_connects_again() {
     let url = format!("ws://{}/ws/", listener.local_addr().expect("an address"));
     let rows = example_rows("domain_login").lines().count();
     let cut = Notify::new();
+    let address = server.address.clone();
+    let domain = example_rows("domain_login").lines().map(json).next().expect("a row")["domain"].clone();
+    let domain = domain.as_str().expect("text").to_owned();
     let script = async {
-        let watch = Running::start(&url, &["watch", "domain_login", "--count", &(2 * rows).to_string()]);
+        let watch = Running::start(&url, &["watch", "domain_login", "--count", &(rows + 1).to_string()]);
         let deadline = Instant::now() + TIMEOUT;
         while watch.lines().len() < rows {
             assert!(Instant::now() < deadline, "the first rows come");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         cut.notify_one();
-        while watch.lines().len() <= 2 * rows {
-            assert!(Instant::now() < deadline, "the rows come again");
+        while watch.lines().len() < rows + 2 {
+            assert!(Instant::now() < deadline, "it is connected again");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let lines = watch.lines();
-        assert_eq!(lines[rows], json(r#"{"type":"RECONNECTED"}"#));
-        let keys = |lines: &[Value]| lines.iter().map(|line| line["key"].to_string()).collect::<BTreeSet<_>>();
-        assert_eq!(keys(&lines[..rows]), keys(&lines[rows + 1..]));
-        let ended = task::blocking(|| watch.end()).await;
+        // What it has it does not get again, only what happened since.
+        let gone = task::blocking(move || {
+            let mut client = RawClient::connect(&address);
+            client.request(delete_login(&domain));
+            watch.end()
+        });
+        let ended = gone.await;
+        let lines: Vec<Value> = ended.stdout.lines().map(json).collect();
+        assert_eq!(lines[rows]["type"], "DISCONNECTED");
+        assert_eq!(lines[rows + 1], json(r#"{"type":"RECONNECTED"}"#));
+        assert_eq!((&lines[rows + 2]["type"], lines.len()), (&json("\"DELETED\""), rows + 3));
         assert_eq!(ended.status, Some(0));
-        assert!(ended.stderr.ends_with("; trying again in 0.5 s\nstarfeed: connected again\n"), "{ended:?}");
+        assert!(ended.stderr.ends_with(" s\nstarfeed: connected again\n"), "{ended:?}");
     };
     tokio::select! {
         // The script decides; the relay never ends by itself.
@@ -408,38 +419,38 @@ async fn an_export_goes_on_after_a_lost_connection() {
 
 #[tokio::test]
 async fn a_closed_subscription_is_made_again() {
-    let event = |subscription_id, body| MessageType::Event(proto::Event { subscription_id, body: Some(body) });
-    let added = |name: &str| {
-        event::Body::PolicyEvent(proto::PolicyEvent {
-            event_type: Some(1),
-            policy_id: None,
-            name: Some(name.to_owned()),
-        })
-    };
-    let is_second = std::cell::Cell::new(false);
-    let script = |_, asked| match asked {
-        Asked::SubscribePolicyList(_) => {
-            let subscription_id = i32::from(is_second.replace(true));
-            let new = proto::ResponseNewSubscription { subscription_id };
-            let mut messages = vec![response(Body::NewSubscription(new))];
-            if subscription_id == 0 {
-                let message = Some("the table is gone".to_owned());
-                let closed = proto::SubscriptionClosed { reason: 2, message };
-                messages.extend([event(0, added("a")), event(0, event::Body::SubscriptionClosed(closed))]);
-            } else {
-                messages.extend([event(0, added("nobody's")), event(1, added("b"))]);
+    let feed = Feed::listen().await;
+    let url = feed.url();
+    let script = async {
+        feed.put("a");
+        let watch = Running::start(&url, &["watch", "domain_login", "--count", "2"]);
+        let deadline = Instant::now() + TIMEOUT;
+        let wait_for = async |lines: usize| {
+            while watch.lines().len() < lines {
+                assert!(Instant::now() < deadline, "{:?}", watch.lines());
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            Some(messages)
-        }
-        _ => None,
+        };
+        wait_for(1).await;
+        feed.close_subscriptions();
+        wait_for(3).await;
+        feed.delete("a");
+        wait_for(4).await;
+        let ended = task::blocking(|| watch.end()).await;
+        let expected = [
+            r#"{"table":"domain_login","type":"ADDED","key":"a","name":null}"#,
+            r#"{"table":"domain_login","type":"STALE","message":"closed by the server: the table is gone; subscribing again"}"#,
+            r#"{"table":"domain_login","type":"LIVE"}"#,
+            r#"{"table":"domain_login","type":"DELETED","key":"a","name":null}"#,
+        ];
+        assert_eq!(ended.output().lines().collect::<Vec<_>>(), expected);
     };
-    let ended = run_with_script(&["watch", "policy", "--count", "2"], script).await;
-    let expected = [
-        r#"{"table":"policy","type":"ADDED","key":"","name":"a"}"#,
-        r#"{"table":"policy","type":"CLOSED","message":"the table is gone"}"#,
-        r#"{"table":"policy","type":"ADDED","key":"","name":"b"}"#,
-    ];
-    assert_eq!(ended.output().lines().collect::<Vec<_>>(), expected);
+    tokio::select! {
+        // The script decides; the server never ends by itself.
+        biased;
+        () = script => {}
+        () = feed.serve() => {}
+    }
 }
 
 /// Runs a command against a server that answers as `script` says: which messages come for a request on which connection,

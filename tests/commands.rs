@@ -383,7 +383,7 @@ fn a_spoilt_row_harms_only_itself() {
         panic!()
     };
     assert_eq!(list.schedules.len(), 1, "a schedule without seeds is shown all the same");
-    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList {});
+    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList::default());
     client.subscribe(subscribe);
     let mut ids: Vec<Vec<u8>> = (0..2)
         .map(|_| match client.event().body {
@@ -395,17 +395,18 @@ fn a_spoilt_row_harms_only_itself() {
     let mut expected = vec![vec![0x11; 16], id];
     expected.sort();
     assert_eq!(ids, expected);
-    assert!(server.metric("starfeed_row_problems") >= 1.0);
+    assert!(server.metric("starfeed_row_problems_total") >= 1.0);
 }
 
 /// Rows that no command and no import would write, as a crawler of another age may have left them.
 fn plant_spoilt_rows(directory: &std::path::Path) {
     use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
-    use starfeed::store::{FileDisk, Mutation, Retention, Store, StoreOptions};
+    use starfeed::store::{FileDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
     let options = StoreOptions {
         retention: Retention { bytes: 1 << 20, age_ms: 1 << 40 },
         cache_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
+        fresh_secret: StoreSecret([7; 32]),
     };
     let disk = FileDisk::new(&directory.join("store.redb")).expect("a new file");
     let store = Store::open(Box::new(disk), options).expect("a new store");

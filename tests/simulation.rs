@@ -8,6 +8,8 @@
 mod simulation {
     pub(crate) mod client;
     pub(crate) mod model;
+    pub(crate) mod reader;
+    pub(crate) mod wish;
     pub(crate) mod world;
 }
 mod support;

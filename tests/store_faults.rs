@@ -6,7 +6,7 @@ mod store_faults {
 mod support;
 
 use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
-use starfeed::store::{IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, Unit};
+use starfeed::store::{IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret, Unit};
 use store_faults::model::{Difference, Model};
 use support::fault_disk::{Counters, Failure, FaultDisk, FaultError, Operation};
 
@@ -406,7 +406,7 @@ impl Script {
 }
 
 const fn options(retention: Retention, cache_bytes: usize) -> StoreOptions {
-    StoreOptions { retention, cache_bytes, fresh_epoch: EPOCH }
+    StoreOptions { retention, cache_bytes, fresh_epoch: EPOCH, fresh_secret: StoreSecret([7; 32]) }
 }
 
 fn tables() -> [Table; 3] {

@@ -43,7 +43,7 @@ fn the_bytes_of_responses_and_events() {
     let mut writer = RawClient::connect(&server.address);
     import_row(&mut writer, "policy", POLICY);
     let mut client = RawClient::connect(&server.address);
-    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList {});
+    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList::default());
     client.send(&proto::Request { request_id: 1, command: Some(subscribe) }.encode_to_vec());
     assert_eq!(hex(&client.message()), "12 09 08 01 10 01 82 01 02 08 00");
     assert_eq!(
@@ -259,7 +259,7 @@ fn a_row_that_cannot_be_shown_harms_no_other() {
     let server = ServerProcess::in_memory(&[]);
     let mut client = RawClient::connect(&server.address);
     import_row(&mut client, "policy", POLICY);
-    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList {});
+    let subscribe = Command::SubscribePolicyList(proto::RequestSubscribePolicyList::default());
     client.subscribe(subscribe);
     client.event();
     // An update that changes nothing is no change, and a deleted row is seen once.

@@ -1,13 +1,17 @@
 //! Which table answers a command.
 
-use super::plan::{Arrival, Plan};
-use super::{TABLES, domain_login, policy, schedule};
+use super::plan::{Arrival, Form, Plan, SubscribePlan};
+use super::{TABLES, domain_login, policy, schedule, table};
+use crate::change::Table;
+use crate::proto;
 use crate::proto::request::Command;
 
 /// What `command` comes down to; the error is the text for the client.
 pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
-    if let Some(table) = TABLES.iter().find(|table| (table.subscribes)(&command)) {
-        return Ok(Plan::Subscribe(table));
+    for entry in TABLES {
+        if let Some(options) = (entry.subscribes)(&command) {
+            return Ok(Plan::Subscribe(SubscribePlan { table: entry.table(), form: Form::List(entry), options }));
+        }
     }
     let unavailable = match command {
         Command::ListPolicies(request) => return policy::list(&request),
@@ -25,6 +29,8 @@ pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
         Command::Unsubscribe(request) => return Ok(Plan::Unsubscribe(request.subscription_id)),
         Command::ImportRows(request) => return Ok(Plan::ImportRows(request)),
         Command::ExportRows(request) => return Ok(Plan::ExportRows(request)),
+        Command::SubscribeTable(request) => return subscribe_table(request),
+        Command::DescribeFilter(request) => return Ok(Plan::DescribeFilter(request.filter)),
         Command::SubscribePolicyList(_) => "subscribe_policy_list",
         Command::SubscribeScheduleList(_) => "subscribe_schedule_list",
         Command::SubscribeDomainLoginList(_) => "subscribe_domain_login_list",
@@ -48,3 +54,17 @@ pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
     };
     Err(format!("{unavailable} is not available on this server yet."))
 }
+
+fn subscribe_table(request: proto::RequestSubscribeTable) -> Result<Plan, String> {
+    let is_name = |name: &str| {
+        let is_allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+        (1..=TABLE_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_allowed)
+    };
+    if !is_name(&request.table) {
+        return Err("invalid_name: a table is called by letters, digits, `_` and `-`, 64 at most".to_owned());
+    }
+    let form = Form::Json(table(&request.table));
+    Ok(Plan::Subscribe(SubscribePlan { table: Table::new(&request.table), form, options: request.options }))
+}
+
+const TABLE_NAME_BYTES_MAX: usize = 64;

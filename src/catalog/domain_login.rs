@@ -1,22 +1,30 @@
 //! Domain logins: the accounts that the crawler may use on a site.
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::fields::{Kind, Reader, RowProblem, Shown, boolean, checked, read_row, text};
+use super::fields::{Kind, Reader, RowProblem, Shown, boolean, checked, message, read_row, text};
 use super::plan::{read_list, read_one, write};
 use super::{CatalogTable, Plan, ids};
-use crate::change::{Cause, ChangeKind, Document, Key, Row, Table};
-use crate::proto::domain_login_event::EventType;
+use crate::change::{Cause, Document, Key, Row, Table};
 use crate::proto::request::Command;
-use crate::proto::{DomainLogin, DomainLoginEvent, DomainLoginUser, ResponseListDomainLogins, event, response};
+use crate::proto::{DomainLogin, DomainLoginEvent, DomainLoginUser, ResponseListDomainLogins, response};
 use crate::proto::{RequestDeleteDomainLogin, RequestGetDomainLogin, RequestListDomainLogins};
 use crate::store::{IfMissing, IfPresent, Mutation, Order};
+use crate::view::{KeyRule, Secret, SecretKind};
 
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "domain_login",
     primary_key: "domain",
-    subscribes: |command| matches!(command, Command::SubscribeDomainLoginList(_)),
-    event: show_event,
+    keys: KeyRule::Text,
+    secrets: &[Secret { path: &["users", "*", "password"], kind: SecretKind::Whole }],
+    subscribes: |command| match command {
+        Command::SubscribeDomainLoginList(request) => Some(request.options.clone()),
+        _ => None,
+    },
+    event_number: 10,
+    name_event,
+    row_message: |key, document| message(show(key, document, Passwords::Redacted)),
     check,
 };
 
@@ -31,13 +39,13 @@ const DOMAIN_REQUIRED: &str = "domain is required.";
 
 pub(super) fn list(request: &RequestListDomainLogins) -> Result<Plan, String> {
     let body = |logins, total| response::Body::ListDomainLogins(ResponseListDomainLogins { logins, total });
-    read_list(table(), Order::Key, request.page, show, body)
+    read_list(table(), Order::Key, request.page, show_whole, body)
 }
 
 pub(super) fn get(request: RequestGetDomainLogin) -> Result<Plan, String> {
     let key = Key::text(&request.domain);
     let missing = format!("No domain credentials found for domain={}", request.domain);
-    Ok(read_one(table(), key, missing, show, response::Body::DomainLogin))
+    Ok(read_one(table(), key, missing, show_whole, response::Body::DomainLogin))
 }
 
 /// Inserts `login`, or writes it over the one of its domain. URLs that are absent stay as they are.
@@ -88,33 +96,42 @@ fn stored_user(user: &DomainLoginUser) -> Value {
     json!({"username": user.username(), "password": user.password(), "working": user.working()})
 }
 
-fn show_event(kind: ChangeKind, key: &Key, _: &Document) -> Result<Shown<event::Body>, RowProblem> {
-    let event_type = match kind {
-        ChangeKind::Added => EventType::Added,
-        ChangeKind::Updated => EventType::Updated,
-        ChangeKind::Deleted => EventType::Deleted,
-    };
-    let event = DomainLoginEvent { event_type: Some(event_type.into()), domain: Some(domain(key)?) };
-    Ok(Shown { value: event::Body::DomainLoginEvent(event), problem: None })
+fn name_event(key: &Key, _: &Document) -> Shown<Bytes> {
+    let event = DomainLoginEvent { domain: domain(key).ok(), ..Default::default() };
+    message(Ok(Shown { value: event, problem: None }))
 }
 
-fn show(row: &Row) -> Result<Shown<DomainLogin>, RowProblem> {
-    let domain = domain(&row.key)?;
-    read_row(&row.document, |members| DomainLogin { domain: Some(domain), ..read(members) })
+/// Whether the document that is read still has passwords.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Passwords {
+    Kept,
+    Redacted,
+}
+
+fn show(key: &Key, document: &Document, passwords: Passwords) -> Result<Shown<DomainLogin>, RowProblem> {
+    let domain = domain(key)?;
+    read_row(document, |members| DomainLogin { domain: Some(domain), ..read(members, passwords) })
+}
+
+fn show_whole(row: &Row) -> Result<Shown<DomainLogin>, RowProblem> {
+    show(&row.key, &row.document, Passwords::Kept)
 }
 
 fn domain(key: &Key) -> Result<String, RowProblem> {
     key.as_text().map(str::to_owned).ok_or_else(|| RowProblem::new("the key is not text"))
 }
 
-fn read(members: &mut Reader<'_, '_>) -> DomainLogin {
+fn read(members: &mut Reader<'_, '_>, passwords: Passwords) -> DomainLogin {
     DomainLogin {
         domain: None,
         login_url: members.required("login_url", text),
         login_test: members.nullable("login_test", text),
         users: members.objects("users", |user| DomainLoginUser {
             username: user.required("username", text),
-            password: user.required("password", text),
+            password: match passwords {
+                Passwords::Kept => user.required("password", text),
+                Passwords::Redacted => None,
+            },
             // Rows that the crawler has not tried yet may lack it.
             working: Some(user.optional("working", boolean).unwrap_or(false)),
         }),
@@ -124,7 +141,7 @@ fn read(members: &mut Reader<'_, '_>) -> DomainLogin {
 fn check(document: &Document) -> Result<Key, String> {
     let shown = read_row(document, |members| {
         let domain = members.required("domain", domain_text);
-        read(members);
+        read(members, Passwords::Kept);
         domain
     });
     checked(shown)

@@ -5,11 +5,13 @@
 use std::fmt;
 
 use bytes::Bytes;
+use prost::Message;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::change::{Document, Key};
+use crate::view::canonical_id;
 
 /// Problems of one row that are spelled out; the rest are only counted, or a damaged row would fill the log.
 const SPELLED_OUT_MAX: usize = 5;
@@ -56,6 +58,12 @@ pub(super) fn read_row<T>(
     Ok(Shown { value, problem: problems.into_problem() })
 }
 
+/// The bytes of a message that shows a row. A row that cannot be shown is an empty one.
+pub(super) fn message<M: Message + Default>(shown: Result<Shown<M>, RowProblem>) -> Shown<Bytes> {
+    let shown = shown.unwrap_or_else(|problem| Shown { value: M::default(), problem: Some(problem) });
+    shown.map(|message| message.encode_to_vec().into())
+}
+
 /// The key of a row that may be stored as it is: one without problems.
 pub(super) fn checked(shown: Result<Shown<Option<String>>, RowProblem>) -> Result<Key, String> {
     let shown = shown.map_err(|problem| problem.to_string())?;
@@ -83,16 +91,6 @@ pub(super) fn read_name(document: &Document, name: &'static str) -> Result<Shown
 pub(super) fn key_id(key: &Key) -> Result<Uuid, RowProblem> {
     let text = key.as_text().ok_or_else(|| RowProblem::new("the key is not a UUID"))?;
     canonical_id(text).map_err(|what| RowProblem::new(format!("the key {what}")))
-}
-
-/// The id written as `text`, in lower case and with hyphens. The error goes after the name of what holds it.
-pub(super) fn canonical_id(text: &str) -> Result<Uuid, &'static str> {
-    let id = Uuid::parse_str(text).map_err(|_| "is not a UUID")?;
-    let mut buffer = Uuid::encode_buffer();
-    if *id.hyphenated().encode_lower(&mut buffer) != *text {
-        return Err("is a UUID, but not in lower case with hyphens");
-    }
-    Ok(id)
 }
 
 fn not_an_object() -> RowProblem {

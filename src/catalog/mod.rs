@@ -11,19 +11,20 @@ mod plan;
 mod policy;
 mod policy_document;
 mod policy_rules;
-mod problems;
 mod python_format;
 mod python_regex;
 mod schedule;
 mod time;
 
-use crate::change::{ChangeKind, Document, Key, Table};
+use bytes::Bytes;
+
+use crate::change::{Document, Key, Table};
 use crate::proto;
+use crate::view::{KeyRule, Secret};
 
 pub use command::plan;
 pub use fields::{RowProblem, Shown};
-pub use plan::{Answer, Arrival, Plan};
-pub use problems::RowProblems;
+pub use plan::{Answer, Arrival, Form, Plan, SubscribePlan};
 
 /// One streamed table: adding another one takes one entry like it in [`TABLES`].
 #[derive(Debug)]
@@ -32,12 +33,19 @@ pub struct CatalogTable {
     pub name: &'static str,
     /// The member that holds the key of a row.
     pub primary_key: &'static str,
-    /// Whether a command subscribes to the list of this table.
-    pub subscribes: fn(&proto::request::Command) -> bool,
-    /// The body of the event for a change of the row: what `key` and the document say, the old one of a deletion.
-    ///
-    /// The error says why the row cannot be shown at all.
-    pub event: fn(ChangeKind, &Key, &Document) -> Result<Shown<proto::event::Body>, RowProblem>,
+    /// Which keys its events can name; rows with others are not shown in them.
+    pub keys: KeyRule,
+    /// What nobody who subscribes may see of its rows.
+    pub secrets: &'static [Secret],
+    /// If a command subscribes to the list of this table: its options, if it has some.
+    pub subscribes: fn(&proto::request::Command) -> Option<Option<proto::SubscribeOptions>>,
+    /// The number of its events among the bodies of `Event`. They are all alike: 1 is the type, ADDED, UPDATED or DELETED; 4
+    /// and 5 are the new and the old row.
+    pub event_number: u32,
+    /// The bytes of its event with key and name only, and without the type. The key is one that `keys` allows.
+    pub name_event: fn(&Key, &Document) -> Shown<Bytes>,
+    /// The bytes of the message that is a row, from a document without secrets. The key is one that `keys` allows.
+    pub row_message: fn(&Key, &Document) -> Shown<Bytes>,
     /// The key of `document`, if it could be stored in this table as it is.
     ///
     /// Members that are not known do not matter. The error names a member and says what is expected of it; it never

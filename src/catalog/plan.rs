@@ -36,8 +36,10 @@ pub enum Plan {
         /// The body of the answer, if it has one.
         reply: Option<Body>,
     },
-    /// Subscribe to the list of a table.
-    Subscribe(&'static CatalogTable),
+    /// Subscribe.
+    Subscribe(SubscribePlan),
+    /// Say how a filter would be carried out.
+    DescribeFilter(String),
     /// End the subscription with this id.
     Unsubscribe(i32),
     /// Stage rows of an import, or commit it.
@@ -53,10 +55,41 @@ impl fmt::Debug for Plan {
             Self::Write { mutations, reply } => {
                 f.debug_struct("Write").field("mutations", mutations).field("reply", reply).finish()
             }
-            Self::Subscribe(table) => f.debug_tuple("Subscribe").field(&table.name).finish(),
+            Self::Subscribe(plan) => f.debug_tuple("Subscribe").field(&plan.table).finish(),
+            Self::DescribeFilter(_) => f.write_str("DescribeFilter"),
             Self::Unsubscribe(id) => f.debug_tuple("Unsubscribe").field(id).finish(),
             Self::ImportRows(request) => f.debug_tuple("ImportRows").field(request).finish(),
             Self::ExportRows(request) => f.debug_tuple("ExportRows").field(request).finish(),
+        }
+    }
+}
+
+/// A subscription that is asked for.
+#[derive(Clone, Debug)]
+pub struct SubscribePlan {
+    /// The table.
+    pub table: Table,
+    /// How its rows are shown.
+    pub form: Form,
+    /// What is asked for beyond the plain events, if anything.
+    pub options: Option<proto::SubscribeOptions>,
+}
+
+/// How the rows of a table are shown in events.
+#[derive(Clone, Copy, Debug)]
+pub enum Form {
+    /// As events of a list that is in the catalog.
+    List(&'static CatalogTable),
+    /// As JSON; the entry of the table if it is in the catalog.
+    Json(Option<&'static CatalogTable>),
+}
+
+impl Form {
+    /// The entry of the table, if it is in the catalog.
+    pub fn table(self) -> Option<&'static CatalogTable> {
+        match self {
+            Self::List(table) => Some(table),
+            Self::Json(table) => table,
         }
     }
 }

@@ -6,18 +6,25 @@ use uuid::Uuid;
 use super::fields::{Reader, RowProblem, Shown, key_id, key_text, read_name, read_row};
 use super::plan::{read_list, read_one, write};
 use super::{Arrival, CatalogTable, Plan, fields, ids, policy_document, policy_rules, time};
-use crate::change::{Cause, ChangeKind, Document, Key, Row, Table};
-use crate::proto::policy_event::EventType;
+use crate::change::{Cause, Document, Key, Row, Table};
 use crate::proto::request::Command;
-use crate::proto::{Policy, PolicyEvent, ResponseListPolicies, ResponseNewPolicy, event, response};
+use crate::proto::{Policy, PolicyEvent, ResponseListPolicies, ResponseNewPolicy, response};
 use crate::proto::{RequestDeletePolicy, RequestGetPolicy, RequestListPolicies};
 use crate::store::{IfMissing, IfPresent, Mutation, Order};
+use crate::view::{KeyRule, Secret, SecretKind};
 
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "policy",
     primary_key: "id",
-    subscribes: |command| matches!(command, Command::SubscribePolicyList(_)),
-    event: show_event,
+    keys: KeyRule::Uuid,
+    secrets: &[Secret { path: &["proxy_rules", "*", "proxy_url"], kind: SecretKind::UrlCredentials }],
+    subscribes: |command| match command {
+        Command::SubscribePolicyList(request) => Some(request.options.clone()),
+        _ => None,
+    },
+    event_number: 8,
+    name_event,
+    row_message: |key, document| fields::message(show(key, document)),
     check,
 };
 
@@ -36,7 +43,7 @@ pub(super) fn list(request: &RequestListPolicies) -> Result<Plan, String> {
 
 pub(super) fn get(request: &RequestGetPolicy) -> Result<Plan, String> {
     let id = ids::required("policy_id", &request.policy_id)?;
-    Ok(read_one(table(), ids::key(id), missing(id), show, response::Body::Policy))
+    Ok(read_one(table(), ids::key(id), missing(id), show_whole, response::Body::Policy))
 }
 
 /// Inserts `policy`, or writes it over the one it names: lists are replaced, and so are limits, set or not; what a row has
@@ -70,23 +77,21 @@ pub(super) fn delete(request: &RequestDeletePolicy) -> Result<Plan, String> {
     Ok(write(Mutation::delete(table(), ids::key(id)), None))
 }
 
-fn show_event(kind: ChangeKind, key: &Key, document: &Document) -> Result<Shown<event::Body>, RowProblem> {
-    let event_type = match kind {
-        ChangeKind::Added => EventType::Added,
-        ChangeKind::Updated => EventType::Updated,
-        ChangeKind::Deleted => EventType::Deleted,
+fn name_event(key: &Key, document: &Document) -> Shown<Bytes> {
+    let event = |name| {
+        let policy_id = key_id(key).ok().map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        PolicyEvent { policy_id, name, ..Default::default() }
     };
-    let policy_id = Bytes::copy_from_slice(key_id(key)?.as_bytes());
-    let shown = read_name(document, "name")?;
-    Ok(shown.map(|name| {
-        let event_type = Some(event_type.into());
-        event::Body::PolicyEvent(PolicyEvent { event_type, policy_id: Some(policy_id), name })
-    }))
+    fields::message(read_name(document, "name").map(|shown| shown.map(event)))
 }
 
-fn show(row: &Row) -> Result<Shown<Policy>, RowProblem> {
-    let id = key_id(&row.key)?;
-    read_row(&row.document, |members| {
+fn show_whole(row: &Row) -> Result<Shown<Policy>, RowProblem> {
+    show(&row.key, &row.document)
+}
+
+fn show(key: &Key, document: &Document) -> Result<Shown<Policy>, RowProblem> {
+    let id = key_id(key)?;
+    read_row(document, |members| {
         let summary = read_summary(id, members);
         policy_document::read(summary, members)
     })

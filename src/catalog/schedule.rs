@@ -8,19 +8,26 @@ use super::fields::{Presence, Reader, RowProblem, Shown, key_id, key_text, named
 use super::plan::{read_list, read_one, write};
 use super::python_format::{self, FormatError, Variable};
 use super::{Arrival, CatalogTable, Plan, fields, ids, time};
-use crate::change::{Cause, ChangeKind, Document, Key, Row, Table};
+use crate::change::{Cause, Document, Key, Row, Table};
 use crate::proto::request::Command;
-use crate::proto::schedule_event::EventType;
 use crate::proto::{RequestDeleteSchedule, RequestGetSchedule, RequestListSchedules};
-use crate::proto::{ResponseListSchedules, ResponseNewSchedule, Schedule, ScheduleEvent, event, response};
+use crate::proto::{ResponseListSchedules, ResponseNewSchedule, Schedule, ScheduleEvent, response};
 use crate::proto::{ScheduleTimeUnit, ScheduleTiming};
 use crate::store::{IfMissing, IfPresent, Mutation, Order};
+use crate::view::KeyRule;
 
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "schedule",
     primary_key: "id",
-    subscribes: |command| matches!(command, Command::SubscribeScheduleList(_)),
-    event: show_event,
+    keys: KeyRule::Uuid,
+    secrets: &[],
+    subscribes: |command| match command {
+        Command::SubscribeScheduleList(request) => Some(request.options.clone()),
+        _ => None,
+    },
+    event_number: 9,
+    name_event,
+    row_message: |key, document| fields::message(show(key, document)),
     check,
 };
 
@@ -34,12 +41,12 @@ fn missing(id: Uuid) -> String {
 
 pub(super) fn list(request: &RequestListSchedules) -> Result<Plan, String> {
     let body = |schedules, total| response::Body::ListSchedules(ResponseListSchedules { schedules, total });
-    read_list(table(), Order::Member("schedule_name"), request.page, show, body)
+    read_list(table(), Order::Member("schedule_name"), request.page, show_whole, body)
 }
 
 pub(super) fn get(request: &RequestGetSchedule) -> Result<Plan, String> {
     let id = ids::required("schedule_id", &request.schedule_id)?;
-    Ok(read_one(table(), ids::key(id), missing(id), show, response::Body::Schedule))
+    Ok(read_one(table(), ids::key(id), missing(id), show_whole, response::Body::Schedule))
 }
 
 /// Inserts `schedule`, or writes it over the one it names. What is absent is written with its default, except for the number
@@ -109,23 +116,21 @@ fn members(schedule: &Schedule, policy_id: Uuid) -> Map<String, Value> {
     members
 }
 
-fn show_event(kind: ChangeKind, key: &Key, document: &Document) -> Result<Shown<event::Body>, RowProblem> {
-    let event_type = match kind {
-        ChangeKind::Added => EventType::Added,
-        ChangeKind::Updated => EventType::Updated,
-        ChangeKind::Deleted => EventType::Deleted,
+fn name_event(key: &Key, document: &Document) -> Shown<Bytes> {
+    let event = |schedule_name| {
+        let schedule_id = key_id(key).ok().map(|id| Bytes::copy_from_slice(id.as_bytes()));
+        ScheduleEvent { schedule_id, schedule_name, ..Default::default() }
     };
-    let schedule_id = Bytes::copy_from_slice(key_id(key)?.as_bytes());
-    let shown = read_name(document, "schedule_name")?;
-    Ok(shown.map(|schedule_name| {
-        let event_type = Some(event_type.into());
-        event::Body::ScheduleEvent(ScheduleEvent { event_type, schedule_id: Some(schedule_id), schedule_name })
-    }))
+    fields::message(read_name(document, "schedule_name").map(|shown| shown.map(event)))
 }
 
-fn show(row: &Row) -> Result<Shown<Schedule>, RowProblem> {
-    let id = key_id(&row.key)?;
-    read_row(&row.document, |members| read(id, members))
+fn show_whole(row: &Row) -> Result<Shown<Schedule>, RowProblem> {
+    show(&row.key, &row.document)
+}
+
+fn show(key: &Key, document: &Document) -> Result<Shown<Schedule>, RowProblem> {
+    let id = key_id(key)?;
+    read_row(document, |members| read(id, members))
 }
 
 fn read(id: Uuid, members: &mut Reader<'_, '_>) -> Schedule {

@@ -6,7 +6,7 @@ use super::*;
 use crate::change::{Epoch, Timestamp};
 use crate::proto::request::Command;
 use crate::proto::response::Body;
-use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions};
+use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
 
 /// Commands carried out on a store, as a server would.
 pub(super) struct World {
@@ -22,7 +22,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
-        let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1) };
+        let options =
+            StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret: StoreSecret([7; 32]) };
         let store = Store::open(Box::new(MemoryDisk), options).unwrap();
         Self { store, now_ms: 1_546_344_000_123, fresh: 1, problems: Vec::new() }
     }
@@ -122,7 +123,7 @@ fn subscriptions_and_transfers_are_handed_through() {
         (Command::SubscribeScheduleList(Default::default()), "schedule"),
         (Command::SubscribeDomainLoginList(Default::default()), "domain_login"),
     ] {
-        assert!(matches!(plan(command), Plan::Subscribe(table) if table.name == name));
+        assert!(matches!(plan(command), Plan::Subscribe(plan) if plan.table.name() == name));
     }
     let unsubscribe = proto::RequestUnsubscribe { subscription_id: 7 };
     assert!(matches!(plan(Command::Unsubscribe(unsubscribe)), Plan::Unsubscribe(7)));
@@ -178,8 +179,10 @@ fn the_example_rows_can_be_stored_and_shown() {
         for row in rows.lines() {
             let document = Document::parse(row.as_bytes()).unwrap();
             let key = (table.check)(&document).unwrap_or_else(|error| panic!("{error} in {row}"));
-            let shown = (table.event)(ChangeKind::Added, &key, &document).unwrap();
-            assert_eq!(shown.problem, None, "{row}");
+            assert!(table.keys.allows(&key), "{row}");
+            assert_eq!((table.name_event)(&key, &document).problem, None, "{row}");
+            let redacted = crate::view::redacted(&document, table.secrets);
+            assert_eq!((table.row_message)(&key, &redacted).problem, None, "{row}");
         }
     }
 }

@@ -1,15 +1,11 @@
 //! Which server a command talks to.
 
-use std::time::Duration;
-
 use clap::Args;
-use tokio::time::timeout;
 
 use crate::client::{Client, ClientError};
 
 const DEFAULT: &str = "ws://127.0.0.1:8000/ws/";
 const ENVIRONMENT: &str = "STARFEED_URL";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 // No doc comment: clap would show it as the help of the command.
 #[derive(Args, Clone, Debug)]
@@ -28,11 +24,6 @@ impl ServerUrl {
 
     /// Connects to it.
     pub(super) async fn connect(&self) -> Result<Client, ClientError> {
-        let url = self.get();
-        timeout(CONNECT_TIMEOUT, Client::connect(&url)).await.unwrap_or_else(|_| {
-            let text = format!("no answer for {} s", CONNECT_TIMEOUT.as_secs());
-            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, text);
-            Err(ClientError::Connect { address: url, error })
-        })
+        Client::connect(&self.get()).await
     }
 }

@@ -7,22 +7,26 @@
 mod catch_up;
 mod outbox;
 mod published;
+mod views;
 mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use catch_up::{CatchUp, Cursor, Page, PageItem, read_page};
-use outbox::Pushed;
-pub use outbox::{Delivery, Outbox, Outlet};
-use prometheus_client::metrics::counter::Counter;
-pub use published::{EncodingSlot, Published};
+pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, read_page};
+pub use outbox::{Delivery, Outbox, Outlet, Waiting};
+pub use published::{Piece, Published, ViewChange};
+use views::{GoneLive, Live, ViewId, Views};
 use window::Window;
 
 use crate::change::{Change, Seq, Table};
+use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
 use crate::store::CommitObserver;
+use crate::summary::Summary;
+use crate::view::{Secret, View};
 
 /// A subscription, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,89 +38,115 @@ pub enum Advance {
     /// It is level with the feed, which hands it everything from now on.
     Live,
     /// It gets these changes and is still behind.
-    Replay(Vec<Arc<Published>>),
+    Replay(Page),
     /// What it needs has left the window: read it from the log.
     ReadLog,
+}
+
+/// Bounds of feeds.
+#[derive(Clone, Copy, Debug)]
+pub struct FeedLimits {
+    /// Bytes of recent changes that each feed keeps.
+    pub window_bytes: usize,
+    /// Distinct filters of one table that no index finds, so that each change is tried against each of them.
+    pub unindexed_filters: usize,
 }
 
 /// The live changes of one table.
 pub struct Feed {
     table: Table,
+    secrets: &'static [Secret],
     state: Mutex<FeedState>,
-    fell_behind: Counter,
+    /// Everything up to here was handed over, by every feed.
+    handed_over: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 struct FeedState {
     window: Window,
-    live: BTreeMap<SubscriptionId, Live>,
-}
-
-struct Live {
-    outbox: Arc<Outbox>,
-    /// The last change the subscriber has; only later ones are handed over.
-    after: Seq,
+    views: Views,
+    /// The newest change that was handed over; the window may already have newer ones, which are being matched.
+    handed: Seq,
 }
 
 impl Feed {
-    fn new(table: Table, head: Seq, window_bytes: usize, fell_behind: Counter) -> Self {
-        Self {
-            table,
-            state: Mutex::new(FeedState { window: Window::new(head, window_bytes), live: BTreeMap::new() }),
-            fell_behind,
-        }
-    }
-
     /// The table.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// The subscribers that are live.
-    pub fn live_subscribers(&self) -> usize {
-        self.lock().live.len()
-    }
-
-    /// Hands `batch`, the next changes of the table, to every live subscriber.
-    fn publish(&self, batch: &[Arc<Published>]) {
+    /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern.
+    fn publish(&self, changes: Vec<Change>) {
+        let batch: Vec<Arc<Published>> =
+            changes.into_iter().map(|change| Published::new(change, self.secrets)).collect();
         let mut state = self.lock();
-        for published in batch {
+        for published in &batch {
             state.window.push(Arc::clone(published));
         }
-        let head = state.window.head();
-        state.live.retain(|&subscription, live| match live.outbox.push(subscription, live.after, batch) {
-            Pushed::All => {
-                live.after = live.after.max(head);
-                true
-            }
-            // It is behind now and comes back through `advance`.
-            Pushed::Overflowed => {
-                self.fell_behind.inc();
-                false
-            }
-        });
+        let lent = state.views.lend();
+        drop(state);
+        let lent = lent.map(|mut matching| (matching.run(&batch), matching));
+        let mut state = self.lock();
+        let mut matched = Vec::new();
+        if let Some((found, matching)) = lent {
+            matched = found;
+            state.views.give_back(matching);
+        }
+        state.views.hand_over(&batch, &matched, &self.metrics);
+        state.handed = state.window.head();
     }
 
-    /// Brings a subscriber that has everything up to `after` closer to being live; at most `bytes_max` of changes at a time.
-    pub fn advance(&self, subscription: SubscriptionId, after: Seq, outbox: &Arc<Outbox>, bytes_max: usize) -> Advance {
+    /// Brings a subscriber, who has everything of its view up to `after` and there `summary`, closer to being live.
+    fn advance(&self, ids: (ViewId, SubscriptionId), view: &View, level: Level<'_>, budget: CatchUpBudget) -> Advance {
+        let Level { after, summary, outbox } = level;
+        // Read before the lock is taken: what was handed over by then is in the views.
+        let handed_over = Seq(self.handed_over.load(Ordering::Acquire));
         let mut state = self.lock();
         if after >= state.window.head() || PlantedBug::LiveBeforeCaughtUp.is_planted() {
-            let outbox = Arc::clone(outbox);
-            state.live.insert(subscription, Live { outbox, after });
+            let live = Live { outbox: Arc::clone(outbox), after };
+            if state.views.go_live(ids.0, ids.1, live, summary, handed_over >= after) == GoneLive::Diverged {
+                self.metrics.divergences.inc();
+                tracing::error!(table = %self.table, %after, "a view differs from what its subscribers were sent");
+            }
             return Advance::Live;
         }
-        match state.window.changes_after(after, bytes_max) {
-            Some(changes) => Advance::Replay(changes),
+        let found = state.window.changes_after(after, budget.scanned_bytes());
+        drop(state);
+        match found {
+            Some(changes) => {
+                let last = changes.last().map_or(after, |last| last.seq());
+                Advance::Replay(catch_up::replay(view, changes, Cursor::After(last), budget, &self.metrics))
+            }
             None => Advance::ReadLog,
         }
     }
 
-    fn detach(&self, subscription: SubscriptionId) {
-        self.lock().live.remove(&subscription);
+    /// Tells a live subscriber, behind everything that waits for it, where it is then. `false` where that is not known now.
+    fn mark(&self, ids: (ViewId, SubscriptionId)) -> bool {
+        let handed_over = Seq(self.handed_over.load(Ordering::Acquire));
+        let state = self.lock();
+        let (Some(live), Some(summary)) = (state.views.live(ids.0, ids.1), state.views.summary(ids.0)) else {
+            return false;
+        };
+        // It read from the store what this feed has yet to hand over: its own count is ahead of the view's.
+        if live.after > state.handed.max(handed_over) {
+            return false;
+        }
+        live.outbox.mark(ids.1, state.handed.max(handed_over), summary);
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, FeedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a subscriber is that may go live.
+#[derive(Clone, Copy, Debug)]
+struct Level<'a> {
+    after: Seq,
+    summary: Summary,
+    outbox: &'a Arc<Outbox>,
 }
 
 impl fmt::Debug for Feed {
@@ -129,8 +159,9 @@ impl fmt::Debug for Feed {
 #[derive(Debug)]
 pub struct Feeds {
     state: Mutex<FeedsState>,
-    window_bytes: usize,
-    fell_behind: Counter,
+    limits: FeedLimits,
+    handed_over: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -146,48 +177,94 @@ struct SharedFeed {
     users: usize,
 }
 
+/// A table has as many filters that no index finds as it may; the text is for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "limit_exceeded: {0} different filters of this table have to be tried on every change, more are not allowed; compare a member with a value, so that an index can find yours (describe_filter tells)"
+)]
+pub struct TooManyUnindexed(pub usize);
+
 impl Feeds {
-    /// No feeds yet; everything up to `published` counts as published. Each feed keeps `window_bytes` of recent changes.
-    /// `fell_behind` counts the subscriptions whose outbox overflowed.
-    pub fn new(published: Seq, window_bytes: usize, fell_behind: Counter) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(FeedsState { feeds: HashMap::new(), published }), window_bytes, fell_behind })
+    /// No feeds yet; everything up to `published` counts as published.
+    pub fn new(published: Seq, limits: FeedLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let state = Mutex::new(FeedsState { feeds: HashMap::new(), published });
+        Arc::new(Self { state, limits, handed_over: Arc::new(AtomicU64::new(published.0)), metrics })
     }
 
-    /// Takes a share in the feed of `table`; the guard gives it back.
-    pub fn attach(self: &Arc<Self>, table: &Table, subscription: SubscriptionId) -> Attachment {
+    /// Takes a share in the feed of the table of `view`; the guard gives it back.
+    pub fn attach(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        subscription: SubscriptionId,
+    ) -> Result<Attachment, TooManyUnindexed> {
         let mut state = self.lock();
         let published = state.published;
-        let shared = state.feeds.entry(table.clone()).or_insert_with(|| SharedFeed {
-            feed: Arc::new(Feed::new(table.clone(), published, self.window_bytes, self.fell_behind.clone())),
-            users: 0,
-        });
+        let shared = state
+            .feeds
+            .entry(view.table.clone())
+            .or_insert_with(|| SharedFeed { feed: Arc::new(self.feed(view, published)), users: 0 });
         shared.users += 1;
-        Attachment { feeds: Arc::clone(self), feed: Arc::clone(&shared.feed), subscription }
+        let feed = Arc::clone(&shared.feed);
+        drop(state);
+        let attached = feed.lock().views.attach(view, self.limits.unindexed_filters);
+        let Some((view_id, view)) = attached else {
+            self.give_back(&view.table);
+            return Err(TooManyUnindexed(self.limits.unindexed_filters));
+        };
+        Ok(Attachment { feeds: Arc::clone(self), feed, view, ids: (view_id, subscription) })
+    }
+
+    fn feed(&self, view: &View, published: Seq) -> Feed {
+        Feed {
+            table: view.table.clone(),
+            secrets: view.secrets,
+            state: Mutex::new(FeedState {
+                window: Window::new(published, self.limits.window_bytes),
+                views: Views::new(published.0),
+                handed: published,
+            }),
+            handed_over: Arc::clone(&self.handed_over),
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
     /// Publishes `changes`, which are on disk; `upto` is the newest position.
     pub fn publish(&self, changes: Vec<Change>, upto: Seq) {
-        let mut batches: Vec<(Arc<Feed>, Vec<Arc<Published>>)> = Vec::new();
+        let mut batches: Vec<(Arc<Feed>, Vec<Change>)> = Vec::new();
         let mut state = self.lock();
         // Feeds that are made from here on begin behind these changes; those that exist get them below.
         state.published = state.published.max(upto);
         for change in changes {
             let Some(shared) = state.feeds.get(&change.table) else { continue };
             match batches.iter_mut().find(|(feed, _)| feed.table == change.table) {
-                Some((_, batch)) => batch.push(Published::new(change)),
-                None => batches.push((Arc::clone(&shared.feed), vec![Published::new(change)])),
+                Some((_, batch)) => batch.push(change),
+                None => batches.push((Arc::clone(&shared.feed), vec![change])),
             }
         }
         drop(state);
         for (feed, batch) in batches {
-            feed.publish(&batch);
+            feed.publish(batch);
         }
+        self.handed_over.fetch_max(upto.0, Ordering::Release);
     }
 
-    /// The tables that have subscribers, and how many of those are live.
-    pub fn live(&self) -> Vec<(Table, usize)> {
+    /// The newest position that was published.
+    pub fn published(&self) -> Seq {
+        self.lock().published
+    }
+
+    /// What there is to say of each table that has subscribers.
+    pub fn figures(&self) -> Vec<FeedFigures> {
         let feeds: Vec<Arc<Feed>> = self.lock().feeds.values().map(|shared| Arc::clone(&shared.feed)).collect();
-        feeds.iter().map(|feed| (feed.table.clone(), feed.live_subscribers())).collect()
+        let figures = |feed: &Arc<Feed>| {
+            let state = feed.lock();
+            FeedFigures {
+                table: feed.table.clone(),
+                live: state.views.live_count(),
+                filters: state.views.filter_count(),
+            }
+        };
+        feeds.iter().map(figures).collect()
     }
 
     fn give_back(&self, table: &Table) {
@@ -204,6 +281,17 @@ impl Feeds {
     }
 }
 
+/// What there is to say of a table that has subscribers.
+#[derive(Clone, Debug)]
+pub struct FeedFigures {
+    /// The table.
+    pub table: Table,
+    /// The subscriptions that are live; the others are behind.
+    pub live: usize,
+    /// The distinct filters.
+    pub filters: usize,
+}
+
 impl CommitObserver for Arc<Feeds> {
     fn committed(&mut self, changes: Vec<Change>, upto: Seq) {
         self.publish(changes, upto);
@@ -215,13 +303,25 @@ impl CommitObserver for Arc<Feeds> {
 pub struct Attachment {
     feeds: Arc<Feeds>,
     feed: Arc<Feed>,
-    subscription: SubscriptionId,
+    view: Arc<View>,
+    ids: (ViewId, SubscriptionId),
 }
 
 impl Attachment {
-    /// The feed.
-    pub fn feed(&self) -> &Feed {
-        &self.feed
+    /// What the subscription sees.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// Brings it, who has everything of its view up to `after` and there `summary`, closer to being live. Once it is, changes
+    /// go to `outbox`.
+    pub fn advance(&self, after: Seq, summary: Summary, outbox: &Arc<Outbox>, budget: CatchUpBudget) -> Advance {
+        self.feed.advance(self.ids, &self.view, Level { after, summary, outbox }, budget)
+    }
+
+    /// Has a [`Delivery::Mark`] put behind everything that waits; `false` where it is not live, or ahead of the others.
+    pub fn mark(&self) -> bool {
+        self.feed.mark(self.ids)
     }
 }
 
@@ -230,7 +330,7 @@ impl Drop for Attachment {
         if PlantedBug::DroppedSubscriptionStaysAttached.is_planted() {
             return;
         }
-        self.feed.detach(self.subscription);
+        self.feed.lock().views.detach(self.ids.0, self.ids.1);
         self.feeds.give_back(self.feed.table());
     }
 }

@@ -2,16 +2,52 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Published, SubscriptionId};
+use super::{SubscriptionId, ViewChange};
 use crate::change::Seq;
 use crate::planted::PlantedBug;
+use crate::summary::Summary;
 
 /// How an outbox reaches its connection.
 pub trait Outlet: Send + Sync {
     /// Something waits in an outbox that was empty. Called by publishers: it must neither wait nor call back.
     fn ready(&self);
+}
+
+/// The bytes that wait for all connections together.
+#[derive(Debug)]
+pub struct Waiting {
+    bytes: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Waiting {
+    /// Room for `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), bytes_max })
+    }
+
+    /// The bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that there still is room for.
+    pub fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes())
+    }
+
+    /// Counts bytes that wait from now on. They are counted where they cannot be refused, too.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that wait no more.
+    pub fn remove(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Room for as many deliveries is kept by an empty queue; what a burst took beyond that is given back.
@@ -25,14 +61,23 @@ pub enum Delivery {
         /// For whom.
         subscription: SubscriptionId,
         /// What.
-        published: Arc<Published>,
+        change: Arc<ViewChange>,
     },
     /// The subscription's changes after `after` did not fit: it is behind and has to catch up from there.
     FellBehind {
         /// Which one.
         subscription: SubscriptionId,
-        /// The last change that it was handed.
+        /// It was handed everything of its view up to here.
         after: Seq,
+    },
+    /// The subscription was handed everything up to `at`, as it had asked to be told.
+    Mark {
+        /// Which one.
+        subscription: SubscriptionId,
+        /// The place.
+        at: Seq,
+        /// Its view there.
+        summary: Summary,
     },
 }
 
@@ -40,6 +85,7 @@ pub enum Delivery {
 pub struct Outbox {
     state: Mutex<OutboxState>,
     bytes_max: usize,
+    waiting: Arc<Waiting>,
     outlet: Arc<dyn Outlet>,
 }
 
@@ -58,37 +104,39 @@ pub(super) enum Pushed {
 }
 
 impl Outbox {
-    /// An empty outbox for at most `bytes_max` bytes of changes.
-    pub fn new(bytes_max: usize, outlet: Arc<dyn Outlet>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), bytes_max, outlet })
+    /// An empty outbox for at most `bytes_max` bytes of changes, fewer while little room is left for all together.
+    pub fn new(bytes_max: usize, waiting: Arc<Waiting>, outlet: Arc<dyn Outlet>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), bytes_max, waiting, outlet })
     }
 
     /// Hands over the changes of `batch` that follow `after`, as many as fit.
-    pub(super) fn push(&self, subscription: SubscriptionId, mut after: Seq, batch: &[Arc<Published>]) -> Pushed {
+    pub(super) fn push(&self, subscription: SubscriptionId, after: Seq, batch: &[Arc<ViewChange>]) -> Pushed {
         let mut state = self.lock();
         let was_empty = state.queue.is_empty();
+        let before = state.bytes;
+        let bytes_max = self.bytes_max.min(before.saturating_add(self.waiting.room()));
         let mut pushed = Pushed::All;
-        for published in batch {
+        for change in batch {
+            let published = change.published();
             if published.seq() <= after && !PlantedBug::LiveRepeatsReplayedChanges.is_planted() {
                 continue;
             }
             let size = published.size();
             // A change larger than the outbox still goes when nothing else waits.
-            if state.bytes + size > self.bytes_max && !state.queue.is_empty() {
+            if state.bytes + size > bytes_max && !state.queue.is_empty() {
                 if PlantedBug::FullOutboxDropsSilently.is_planted() {
                     continue;
                 }
-                if PlantedBug::OverflowSkipsOneChange.is_planted() {
-                    after = published.seq();
-                }
+                let skipped = u64::from(!PlantedBug::OverflowSkipsOneChange.is_planted());
+                let after = Seq(published.seq().0 - skipped);
                 state.queue.push_back(Delivery::FellBehind { subscription, after });
                 pushed = Pushed::Overflowed;
                 break;
             }
             state.bytes += size;
-            after = published.seq();
-            state.queue.push_back(Delivery::Change { subscription, published: Arc::clone(published) });
+            state.queue.push_back(Delivery::Change { subscription, change: Arc::clone(change) });
         }
+        self.waiting.add(state.bytes - before);
         let is_ready = was_empty && !state.queue.is_empty();
         drop(state);
         if is_ready {
@@ -97,21 +145,40 @@ impl Outbox {
         pushed
     }
 
+    /// Behind everything that waits, says where the subscription is then.
+    pub(super) fn mark(&self, subscription: SubscriptionId, at: Seq, summary: Summary) {
+        let mark = Delivery::Mark { subscription, at, summary };
+        let mut state = self.lock();
+        if PlantedBug::MarkOvertakesChanges.is_planted() {
+            state.queue.push_front(mark);
+        } else {
+            state.queue.push_back(mark);
+        }
+    }
+
     /// Takes what waits, up to about `bytes_max`, to the end of `taken`.
     pub fn take(&self, bytes_max: usize, taken: &mut VecDeque<Delivery>) {
         let mut state = self.lock();
         let mut bytes = 0;
         while bytes < bytes_max {
             let Some(delivery) = state.queue.pop_front() else { break };
-            if let Delivery::Change { published, .. } = &delivery {
-                bytes += published.size();
+            if let Delivery::Change { change, .. } = &delivery {
+                bytes += change.published().size();
             }
             taken.push_back(delivery);
         }
         state.bytes -= bytes;
+        if bytes > 0 {
+            self.waiting.remove(bytes);
+        }
         if state.queue.is_empty() && state.queue.capacity() > KEPT_CAPACITY {
             state.queue = VecDeque::new();
         }
+    }
+
+    /// What waits for all connections together.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
     }
 
     /// Whether nothing waits.
@@ -126,6 +193,12 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.waiting.remove(self.bytes());
     }
 }
 

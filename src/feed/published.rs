@@ -5,31 +5,45 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::change::{Change, Seq};
+use crate::change::{Change, ChangeKind, Seq};
+use crate::planted::PlantedBug;
+use crate::summary::Summary;
+use crate::view::{Secret, redacted};
 
-/// Which encoding of a change is meant; each wire format takes one.
+/// A part of an event that is the same for all that get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodingSlot {
-    /// The protobuf list event with key and name only.
-    ProtobufListEvent,
+pub enum Piece {
+    /// Key and name of the new row, as list events have them.
+    NewName,
+    /// Key and name of the old row.
+    OldName,
+    /// The whole new row, as a message of its table.
+    NewRow,
+    /// The whole old row.
+    OldRow,
+    /// The key, as events of any table have it.
+    Key,
 }
 
-const ENCODING_SLOTS: usize = 1;
+const PIECES: usize = 5;
 
-/// A committed change, shared by everything that delivers it.
+/// A committed change without what is secret in it, shared by everything that delivers it.
 pub struct Published {
     change: Change,
-    /// `None` inside: it cannot be shown in this format.
-    encodings: [OnceLock<Option<Bytes>>; ENCODING_SLOTS],
+    pieces: [OnceLock<Bytes>; PIECES],
 }
 
 impl Published {
-    /// Shares `change`.
-    pub fn new(change: Change) -> Arc<Self> {
-        Arc::new(Self { change, encodings: Default::default() })
+    /// Shares `change`, without `secrets`.
+    pub fn new(mut change: Change, secrets: &[Secret]) -> Arc<Self> {
+        if !secrets.is_empty() {
+            change.old = change.old.map(|document| redacted(&document, secrets));
+            change.new = change.new.map(|document| redacted(&document, secrets));
+        }
+        Arc::new(Self { change, pieces: Default::default() })
     }
 
-    /// The change.
+    /// The change; nothing in it is secret.
     pub fn change(&self) -> &Change {
         &self.change
     }
@@ -44,14 +58,66 @@ impl Published {
         self.change.size()
     }
 
-    /// Its encoding, made by `encode` for whoever needs it first; `None` where it cannot be shown.
-    pub fn encoded(&self, slot: EncodingSlot, encode: impl FnOnce(&Change) -> Option<Bytes>) -> Option<&Bytes> {
-        self.encodings[slot as usize].get_or_init(|| encode(&self.change)).as_ref()
+    /// A piece of its encoding, made by `encode` for whoever needs it first.
+    pub fn piece(&self, piece: Piece, encode: impl FnOnce(&Change) -> Bytes) -> &Bytes {
+        self.pieces[piece as usize].get_or_init(|| encode(&self.change))
+    }
+
+    /// Brings `summary` from before the change, which is of this `kind` in the view, to behind it.
+    pub fn apply(&self, kind: ChangeKind, summary: &mut Summary) {
+        let Change { key, old_version, seq, .. } = &self.change;
+        let forgets = PlantedBug::SummaryKeepsOldVersions.is_planted() && kind == ChangeKind::Updated;
+        if kind != ChangeKind::Added && !forgets {
+            summary.remove(key, *old_version);
+        }
+        if kind != ChangeKind::Deleted {
+            summary.add(key, *seq);
+        }
     }
 }
 
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Published({} {} {})", self.change.seq, self.change.table, self.change.key)
+    }
+}
+
+/// What a change does in one view, shared by the subscribers of that view.
+pub struct ViewChange {
+    published: Arc<Published>,
+    kind: ChangeKind,
+    summary: Summary,
+    token: OnceLock<Bytes>,
+}
+
+impl ViewChange {
+    pub(super) fn new(published: Arc<Published>, kind: ChangeKind, summary: Summary) -> Arc<Self> {
+        Arc::new(Self { published, kind, summary, token: OnceLock::new() })
+    }
+
+    /// The change.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
+    }
+
+    /// What it does in the view.
+    pub fn kind(&self) -> ChangeKind {
+        self.kind
+    }
+
+    /// The view behind it.
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// The token behind it, made by `seal` for whoever needs it first: all who see a view have the same.
+    pub fn token(&self, seal: impl FnOnce() -> Bytes) -> &Bytes {
+        self.token.get_or_init(seal)
+    }
+}
+
+impl fmt::Debug for ViewChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ViewChange({:?} {:?})", self.kind, self.published)
     }
 }

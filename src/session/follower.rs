@@ -1,256 +1,166 @@
-//! The subscriptions of a session: each is live, or behind and catching up. One path serves those that are new, those that
-//! were cut off, and those whose client was too slow.
+//! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use bytes::Bytes;
 
-use super::Read;
-use crate::catalog::CatalogTable;
-use crate::change::Seq;
-use crate::feed::{Advance, CatchUp, Cursor, Delivery, Outbox, PageItem, SubscriptionId};
-use crate::store::{PageBudget, StoreError};
+use crate::change::{Epoch, Seq};
+use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, ViewChange};
+use crate::store::PageBudget;
 use crate::subscription::Subscription;
-use crate::wire::{Event, ServerMessage};
+use crate::summary::Summary;
+use crate::token::{Place, Token, TokenSeal};
+use crate::view::Scope;
+use crate::wire::{Event, News, Shape, State, StateKind};
 
-/// Taken from the outbox at a time: enough for one write to the socket.
-const TAKEN_BYTES: usize = 64 * 1024;
-
-#[derive(Debug)]
-struct Follower {
-    subscription: Subscription,
-    table: &'static CatalogTable,
-    progress: Progress,
+/// What the client of a subscription asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes {
+    pub(super) shape: Shape,
+    /// It sent options at all, so it knows what a reset is.
+    pub(super) knows_resets: bool,
+    pub(super) states: bool,
+    pub(super) tokens: bool,
+    pub(super) coalesce: bool,
+    /// Milliseconds between heartbeats.
+    pub(super) heartbeat_ms: Option<u64>,
 }
 
 /// How far the client of a subscription is.
 #[derive(Debug)]
-enum Progress {
+pub(super) enum Progress {
     /// It has what the cursor says and catches up.
     Behind(Cursor),
     /// It has everything up to here, and the feed hands over what follows.
     Live { after: Seq },
 }
 
-/// What a subscription that is behind is being sent.
+/// A subscription of a session.
 #[derive(Debug)]
-struct OpenPage {
-    subscription_id: i32,
-    items: VecDeque<PageItem>,
-    cursor: Cursor,
+pub(super) struct Follower {
+    pub(super) subscription: Subscription,
+    pub(super) wishes: Wishes,
+    scope: Scope,
+    pub(super) progress: Progress,
+    /// Where the client is with what it was sent; `None` between changes that make sense only together.
+    place: Option<Cursor>,
+    /// What the client holds there.
+    pub(super) summary: Summary,
+    /// The number of the last event.
+    number: u64,
+    /// When the next heartbeat is due, in milliseconds of the session's clock.
+    pub(super) heartbeat_due_ms: Option<u64>,
+    /// One is on its way through the outbox, or waits to be sent.
+    pub(super) heartbeat_waits: bool,
 }
 
-/// The read that a subscription waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    Wanted(i32),
-    Running,
+/// What seals the tokens of a session.
+#[derive(Clone, Debug)]
+pub(super) struct Sealing {
+    pub(super) seal: TokenSeal,
+    pub(super) epoch: Epoch,
 }
 
-/// The subscriptions of a session.
-#[derive(Debug)]
-pub(super) struct Followers {
-    outbox: Arc<Outbox>,
-    /// Boxed, because a node of the map has room for eleven.
-    by_id: BTreeMap<i32, Box<Follower>>,
-    ids: HashMap<SubscriptionId, i32>,
-    /// Taken from the outbox, not yet sent.
-    taken: VecDeque<Delivery>,
-    /// Those that are behind, in turn; not the one whose page is open or read.
-    behind: VecDeque<i32>,
-    page: Option<OpenPage>,
-    reading: Option<Reading>,
-    /// Ended by the server; their clients are yet to be told.
-    ended: VecDeque<(i32, String)>,
-}
-
-impl Followers {
-    pub(super) fn new(outbox: Arc<Outbox>) -> Self {
+impl Follower {
+    /// A subscription that goes on at `place`, where its client holds `summary`.
+    pub(super) fn new(
+        subscription: Subscription,
+        wishes: Wishes,
+        scope: Scope,
+        place: Cursor,
+        summary: Summary,
+        now_ms: u64,
+    ) -> Self {
         Self {
-            outbox,
-            by_id: BTreeMap::new(),
-            ids: HashMap::new(),
-            taken: VecDeque::new(),
-            behind: VecDeque::new(),
-            page: None,
-            reading: None,
-            ended: VecDeque::new(),
+            subscription,
+            wishes,
+            scope,
+            progress: Progress::Behind(place.clone()),
+            place: Some(place),
+            summary,
+            number: 0,
+            heartbeat_due_ms: wishes.heartbeat_ms.map(|interval_ms| now_ms.saturating_add(interval_ms)),
+            heartbeat_waits: false,
         }
     }
 
-    pub(super) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
+    /// What its client holds counts no more: it begins with all rows.
+    pub(super) fn start_anew(&mut self) {
+        let place = Cursor::Snapshot { sent: None };
+        self.progress = Progress::Behind(place.clone());
+        self.place = Some(place);
+        self.summary = Summary::default();
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+    /// It holds its view at `after`, and is behind.
+    pub(super) fn fall_behind(&mut self, after: Seq) {
+        self.progress = Progress::Behind(Cursor::After(after));
+        self.place = Some(Cursor::After(after));
     }
 
-    pub(super) fn add(&mut self, subscription_id: i32, subscription: Subscription, table: &'static CatalogTable) {
-        self.ids.insert(subscription.id(), subscription_id);
-        let progress = Progress::Behind(Cursor::Snapshot { sent: None });
-        self.by_id.insert(subscription_id, Box::new(Follower { subscription, table, progress }));
-        self.behind.push_back(subscription_id);
+    /// A page has ended at `cursor`. Says whether that was the last one of the snapshot.
+    pub(super) fn end_page(&mut self, cursor: Cursor) -> bool {
+        let was_in_snapshot = matches!(self.progress, Progress::Behind(Cursor::Snapshot { .. }));
+        let is_complete = was_in_snapshot && matches!(cursor, Cursor::After(_));
+        self.place = Some(cursor.clone());
+        self.progress = Progress::Behind(cursor);
+        is_complete
     }
 
-    /// Ends a subscription; says whether there was one. What was taken for it already is not sent.
-    pub(super) fn remove(&mut self, subscription_id: i32) -> bool {
-        let Some(follower) = self.by_id.remove(&subscription_id) else {
-            // One that has ended, and whose client does not know it yet, ends as the client wishes.
-            let untold = self.ended.len();
-            self.ended.retain(|(id, _)| *id != subscription_id);
-            return self.ended.len() < untold;
-        };
-        self.ids.remove(&follower.subscription.id());
-        self.behind.retain(|id| *id != subscription_id);
-        self.page.take_if(|page| page.subscription_id == subscription_id);
-        self.reading.take_if(|reading| *reading == Reading::Wanted(subscription_id));
-        true
+    /// It was handed everything up to `at`, and its view there is `summary`.
+    pub(super) fn reach(&mut self, at: Seq, summary: Summary) {
+        self.progress = Progress::Live { after: at };
+        self.place = Some(Cursor::After(at));
+        self.summary = summary;
     }
 
-    /// The next event, if there is one now: what the feed handed over first, so that those that are live stay live.
-    pub(super) fn next_event(&mut self) -> Option<ServerMessage> {
-        loop {
-            if let Some((subscription_id, message)) = self.ended.pop_front() {
-                let event = Event::Closed { message };
-                return Some(ServerMessage::Event { subscription_id, event });
-            }
-            if let Some(message) = self.next_delivery() {
-                return Some(message);
-            }
-            if let Some(message) = self.next_page_item() {
-                return Some(message);
-            }
-            if !self.advance() {
-                return None;
-            }
+    pub(super) fn budget(&self, page: PageBudget) -> CatchUpBudget {
+        CatchUpBudget { page, coalesce: self.wishes.coalesce }
+    }
+
+    /// The event for an item of a page.
+    pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Event {
+        match &item.content {
+            Content::Row(row) => self.summary.add(&row.key, row.version),
+            Content::Change(published, kind) => published.apply(*kind, &mut self.summary),
         }
+        self.place = item.cursor;
+        let token = self.token(sealing);
+        self.event(News::Row { shape: self.wishes.shape, content: item.content }, token)
     }
 
-    fn next_delivery(&mut self) -> Option<ServerMessage> {
-        loop {
-            if self.taken.is_empty() {
-                self.outbox.take(TAKEN_BYTES, &mut self.taken);
-            }
-            match self.taken.pop_front()? {
-                Delivery::Change { subscription, published } => {
-                    let Some((subscription_id, follower)) = self.follower(subscription) else { continue };
-                    let Progress::Live { after } = &mut follower.progress else {
-                        panic!("a subscription that is behind was handed change {}", published.seq());
-                    };
-                    assert!(published.seq() > *after, "change {} was handed over after {after}", published.seq());
-                    *after = published.seq();
-                    let event = Event::Change { table: follower.table, published };
-                    return Some(ServerMessage::Event { subscription_id, event });
-                }
-                Delivery::FellBehind { subscription, after } => {
-                    let Some((subscription_id, follower)) = self.follower(subscription) else { continue };
-                    follower.progress = Progress::Behind(Cursor::After(after));
-                    self.behind.push_back(subscription_id);
-                }
-            }
-        }
+    /// The event for a change that the feed handed over.
+    pub(super) fn live_event(&mut self, change: &ViewChange, sealing: &Sealing) -> Event {
+        self.reach(change.published().seq(), change.summary());
+        let token = self.wishes.tokens.then(|| change.token(|| self.sealed_place(sealing).unwrap_or_default()).clone());
+        let content = Content::Change(change.published().clone(), change.kind());
+        self.event(News::Row { shape: self.wishes.shape, content }, token)
     }
 
-    /// `None` for a subscription that has ended since.
-    fn follower(&mut self, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
-        let subscription_id = *self.ids.get(&subscription)?;
-        Some((subscription_id, self.by_id.get_mut(&subscription_id)?))
+    /// The event that says how the subscription stands.
+    pub(super) fn state_event(&mut self, kind: StateKind, sealing: &Sealing) -> Event {
+        let holds = match self.place {
+            Some(Cursor::After(seq)) => Some((seq, self.summary)),
+            Some(Cursor::Snapshot { .. }) | None => None,
+        };
+        let token = self.token(sealing);
+        self.event(News::State(State { kind, epoch: sealing.epoch, holds }), token)
     }
 
-    fn next_page_item(&mut self) -> Option<ServerMessage> {
-        let page = self.page.as_mut()?;
-        let subscription_id = page.subscription_id;
-        let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
-        let Some(item) = page.items.pop_front() else {
-            follower.progress = Progress::Behind(page.cursor.clone());
-            self.behind.push_back(subscription_id);
-            self.page = None;
-            return None;
-        };
-        let table = follower.table;
-        let event = match item {
-            PageItem::Row(row) => Event::Row { table, row },
-            PageItem::Change(published) => Event::Change { table, published },
-        };
-        Some(ServerMessage::Event { subscription_id, event })
+    fn event(&mut self, news: News, token: Option<Bytes>) -> Event {
+        self.number += 1;
+        Event { news, token, number: self.wishes.states.then_some(self.number) }
     }
 
-    /// Brings the next subscription that is behind closer to being live; says whether there may be something to send now.
-    fn advance(&mut self) -> bool {
-        if self.page.is_some() {
-            return true;
-        }
-        if self.reading.is_some() {
-            return false;
-        }
-        let Some(subscription_id) = self.behind.pop_front() else {
-            return false;
-        };
-        let follower = self.by_id.get_mut(&subscription_id).expect("an ended subscription is not behind");
-        let Progress::Behind(cursor) = &follower.progress else {
-            panic!("a live subscription is in the queue of those that are behind");
-        };
-        let Cursor::After(after) = *cursor else {
-            self.reading = Some(Reading::Wanted(subscription_id));
-            return false;
-        };
-        match follower.subscription.advance(after, TAKEN_BYTES) {
-            Advance::Live => {
-                follower.progress = Progress::Live { after };
-            }
-            Advance::Replay(changes) => {
-                let after = changes.last().map_or(after, |last| last.seq());
-                self.page = Some(OpenPage {
-                    subscription_id,
-                    items: changes.into_iter().map(PageItem::Change).collect(),
-                    cursor: Cursor::After(after),
-                });
-            }
-            Advance::ReadLog => {
-                self.reading = Some(Reading::Wanted(subscription_id));
-                return false;
-            }
-        }
-        true
+    fn token(&self, sealing: &Sealing) -> Option<Bytes> {
+        if self.wishes.tokens { self.sealed_place(sealing) } else { None }
     }
 
-    /// The page that a subscription needs now; its result comes back by [`Followers::page`].
-    pub(super) fn next_read(&mut self, budget: PageBudget) -> Option<Read> {
-        let Some(Reading::Wanted(subscription_id)) = self.reading else {
-            return None;
+    /// The token with which the client goes on from where it is; `None` where nobody could.
+    fn sealed_place(&self, sealing: &Sealing) -> Option<Bytes> {
+        let place = match self.place.clone()? {
+            Cursor::After(seq) => Place::At(seq),
+            Cursor::Snapshot { sent: Some((key, at)) } => Place::UpTo(key, at),
+            Cursor::Snapshot { sent: None } => return None,
         };
-        self.reading = Some(Reading::Running);
-        let follower = self.by_id.get(&subscription_id).expect("the read of an ended subscription is not wanted");
-        let Progress::Behind(cursor) = &follower.progress else {
-            panic!("a live subscription wants to read");
-        };
-        Some(Read::Page {
-            subscription_id,
-            table: follower.subscription.table().clone(),
-            cursor: cursor.clone(),
-            budget,
-        })
-    }
-
-    pub(super) fn page(&mut self, subscription_id: i32, result: Result<CatchUp, StoreError>) {
-        assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
-        if !self.by_id.contains_key(&subscription_id) {
-            return;
-        }
-        match result {
-            Ok(CatchUp::Page(page)) => {
-                self.page = Some(OpenPage { subscription_id, items: page.items.into(), cursor: page.cursor });
-            }
-            Ok(CatchUp::Trimmed) => {
-                let text = "the client is further behind than changes are kept; subscribe again for all rows";
-                self.end(subscription_id, text.to_owned());
-            }
-            Err(error) => self.end(subscription_id, error.to_string()),
-        }
-    }
-
-    fn end(&mut self, subscription_id: i32, message: String) {
-        self.remove(subscription_id);
-        self.ended.push_back((subscription_id, message));
+        Some(sealing.seal.seal(&Token { epoch: sealing.epoch, scope: self.scope, place, summary: self.summary }))
     }
 }

@@ -4,23 +4,28 @@
 //! [`Session::next_step`] says, for as long as there is room to send. Requests take effect in the order in which they came; only writes may overlap with writes.
 
 mod follower;
+mod followers;
 mod import;
+mod subscribe;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use follower::Followers;
+use follower::Sealing;
+use followers::Followers;
 use import::Import;
 pub use work::{ExportPage, Read, ReadResult, Work, WriteTicket};
 
-use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, RowProblems};
+use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, SubscribePlan};
 use crate::change::Key;
 use crate::feed::Outbox;
+use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::proto;
-use crate::store::{Outcome, PageBudget, QueryResult, StoreError, Unit, UnitResult};
+use crate::store::{Outcome, PageBudget, QueryResult, Store, StoreError, Unit, UnitResult};
 use crate::subscription::{Principal, SubscriptionManager};
+use crate::token::TokenSeal;
 use crate::wire::{ClientMessage, ServerMessage};
 
 /// Bounds of a session.
@@ -38,6 +43,8 @@ pub struct SessionLimits {
     pub import_bytes: usize,
     /// What a page for a subscription that is behind may hold.
     pub page: PageBudget,
+    /// Bounds of filters.
+    pub filters: FilterLimits,
 }
 
 /// What all sessions share.
@@ -45,12 +52,24 @@ pub struct SessionLimits {
 pub struct SessionContext {
     /// Grants subscriptions.
     pub subscriptions: Arc<SubscriptionManager>,
-    /// Learns of rows that cannot be shown.
-    pub problems: Arc<RowProblems>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: SessionLimits,
+    sealing: Arc<Sealing>,
+}
+
+impl SessionContext {
+    /// For sessions with clients of `store`.
+    pub fn new(
+        store: &Store,
+        subscriptions: Arc<SubscriptionManager>,
+        metrics: Arc<Metrics>,
+        limits: SessionLimits,
+    ) -> Arc<Self> {
+        let sealing = Arc::new(Sealing { seal: TokenSeal::new(store.secret()), epoch: store.epoch() });
+        Arc::new(Self { subscriptions, metrics, limits, sealing })
+    }
 }
 
 /// One client's conversation.
@@ -69,6 +88,8 @@ pub struct Session {
     reading: Option<PendingRead>,
     import: Option<Import>,
     replies: VecDeque<ServerMessage>,
+    /// The newest time it was told, in milliseconds from any beginning.
+    now_ms: u64,
 }
 
 struct Request {
@@ -102,7 +123,11 @@ impl Request {
             Ok(Plan::Write { .. }) => Turn::BehindWrites,
             Ok(Plan::ImportRows(import)) if import.commit() => Turn::BehindWrites,
             Ok(Plan::Read { .. } | Plan::ExportRows(_)) => Turn::InOrderAndSent,
-            Ok(Plan::Subscribe(_) | Plan::Unsubscribe(_) | Plan::ImportRows(_)) | Err(_) => Turn::InOrder,
+            // Whether there is such a table is in the store.
+            Ok(Plan::Subscribe(plan)) if plan.form.table().is_none() => Turn::InOrderAndSent,
+            Ok(Plan::Subscribe(_) | Plan::Unsubscribe(_) | Plan::DescribeFilter(_) | Plan::ImportRows(_)) | Err(_) => {
+                Turn::InOrder
+            }
         }
     }
 }
@@ -130,6 +155,7 @@ struct PendingRead {
 enum ReadReply {
     Answer { answer: Box<dyn FnOnce(QueryResult) -> Answer + Send>, table: Option<&'static CatalogTable> },
     Export,
+    Subscribe(SubscribePlan),
 }
 
 impl std::fmt::Debug for PendingRead {
@@ -155,7 +181,7 @@ impl Session {
     /// A conversation with `principal`, whose events wait in `outbox`.
     pub fn new(context: Arc<SessionContext>, principal: Principal, outbox: Arc<Outbox>) -> Self {
         Self {
-            followers: Followers::new(outbox),
+            followers: Followers::new(outbox, Arc::clone(&context.sealing), Arc::clone(&context.metrics)),
             context,
             principal,
             next_subscription_id: 0,
@@ -166,7 +192,19 @@ impl Session {
             reading: None,
             import: None,
             replies: VecDeque::new(),
+            now_ms: 0,
         }
+    }
+
+    /// Tells it the time, in milliseconds from any beginning; it may have something to send then.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.followers.tick(now_ms);
+    }
+
+    /// When it wants to be told the time.
+    pub fn due_ms(&self) -> Option<u64> {
+        self.followers.due_ms()
     }
 
     /// Takes a request. Its effect and its response come later, in turn.
@@ -239,6 +277,7 @@ impl Session {
             ReadResult::Page { subscription_id, result } => self.followers.page(subscription_id, result),
             ReadResult::Query(result) => self.answered(result),
             ReadResult::Export(result) => self.exported(result),
+            ReadResult::HasTable(result) => self.looked_for_table(result),
         }
     }
 
@@ -259,7 +298,8 @@ impl Session {
 
     fn do_at_once(&mut self, plan: Plan) -> Result<Body, String> {
         match plan {
-            Plan::Subscribe(table) => self.subscribe(table).map(boxed),
+            Plan::Subscribe(plan) => self.subscribe(&plan).map(boxed),
+            Plan::DescribeFilter(text) => self.describe_filter(&text).map(boxed),
             Plan::Unsubscribe(subscription_id) if self.followers.remove(subscription_id) => Ok(None),
             Plan::Unsubscribe(subscription_id) => Err(format!("Unknown subscription_id: {subscription_id}")),
             Plan::ImportRows(request) => self.stage(&request).map(boxed),
@@ -267,18 +307,6 @@ impl Session {
                 panic!("a request that waits for the disk was begun as one that does not")
             }
         }
-    }
-
-    fn subscribe(&mut self, table: &'static CatalogTable) -> Result<proto::response::Body, String> {
-        let subscription = self
-            .context
-            .subscriptions
-            .subscribe(&self.principal, self.followers.len(), &table.table(), self.followers.outbox())
-            .map_err(|error| error.to_string())?;
-        let subscription_id = self.next_subscription_id;
-        self.next_subscription_id += 1;
-        self.followers.add(subscription_id, subscription, table);
-        Ok(proto::response::Body::NewSubscription(proto::ResponseNewSubscription { subscription_id }))
     }
 
     fn next_request_work(&mut self) -> Option<Work> {
@@ -331,7 +359,13 @@ impl Session {
                 staged?;
                 Ok(self.write(unit?, PendingWrite { request_id, size, reply: WriteReply::Import, result: None }))
             }
-            Plan::Subscribe(_) | Plan::Unsubscribe(_) => {
+            Plan::Subscribe(plan) => {
+                let table = plan.table.clone();
+                self.unfinished_bytes -= size;
+                self.reading = Some(PendingRead { request_id, reply: ReadReply::Subscribe(plan) });
+                Ok(Work::Read(Read::HasTable(table)))
+            }
+            Plan::Unsubscribe(_) | Plan::DescribeFilter(_) => {
                 panic!("a request that is answered at once was begun as one that waits for the disk")
             }
         }
@@ -374,6 +408,32 @@ impl Session {
         })
     }
 
+    fn describe_filter(&self, text: &str) -> Result<proto::response::Body, String> {
+        let limits = &self.context.limits.filters;
+        let filter = Filter::parse(text, limits).map_err(|error| error.to_string())?;
+        let plan = filter.plan();
+        Ok(proto::response::Body::DescribeFilter(proto::ResponseDescribeFilter {
+            canonical: Some(filter.canonical().to_owned()),
+            plan: plan.lines,
+            is_indexed: Some(plan.is_indexed),
+            cost: Some(filter.cost().0),
+            cost_max: Some(limits.cost_max),
+        }))
+    }
+
+    fn looked_for_table(&mut self, result: Result<bool, StoreError>) {
+        let pending = self.reading.take().expect("a read ends once");
+        let ReadReply::Subscribe(plan) = pending.reply else {
+            panic!("a table was looked for by something else than a subscription");
+        };
+        let result = match result {
+            Ok(true) => self.subscribe(&plan).map(boxed),
+            Ok(false) => Err(unknown_table(plan.table.name())),
+            Err(error) => Err(error.to_string()),
+        };
+        self.respond(pending.request_id, result);
+    }
+
     fn answered(&mut self, result: Result<QueryResult, StoreError>) {
         let pending = self.reading.take().expect("a read ends once");
         let ReadReply::Answer { answer, table } = pending.reply else {
@@ -385,7 +445,7 @@ impl Session {
                 let Answer { body, problems } = answer(result);
                 if let Some(table) = table {
                     for (key, problem) in &problems {
-                        self.context.problems.report(table, key, problem);
+                        self.context.metrics.row_problems.report(&table.table(), key, problem);
                     }
                 }
                 body.map(boxed)
@@ -414,10 +474,12 @@ fn boxed(body: proto::response::Body) -> Body {
 }
 
 fn known_table(name: &str) -> Result<&'static CatalogTable, String> {
-    catalog::table(name).ok_or_else(|| {
-        let known: Vec<&str> = catalog::TABLES.iter().map(|table| table.name).collect();
-        format!("there is no table {name:?} here; the tables are {}", known.join(", "))
-    })
+    catalog::table(name).ok_or_else(|| unknown_table(name))
+}
+
+fn unknown_table(name: &str) -> String {
+    let known: Vec<&str> = catalog::TABLES.iter().map(|table| table.name).collect();
+    format!("there is no table {name:?} here; the tables are {}", known.join(", "))
 }
 
 fn write_body(reply: WriteReply, outcomes: &[Outcome]) -> Body {

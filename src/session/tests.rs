@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::change::{Document, Epoch, Key, Table, Timestamp};
-use crate::feed::{Feeds, Outlet};
+use crate::feed::{FeedLimits, Feeds, Outlet, Waiting};
 use crate::proto::request::Command;
-use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions};
+use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
 use crate::subscription::SubscriptionLimits;
 
 struct Nobody;
@@ -17,28 +17,28 @@ impl Outlet for Nobody {
 
 fn session(store: &Store) -> (Session, Arc<Feeds>) {
     let metrics = Arc::new(Metrics::default());
-    let feeds = Feeds::new(store.position().seq, 1 << 20, metrics.fell_behind.clone());
+    let feeds = FeedLimits { window_bytes: 1 << 20, unindexed_filters: 10 };
+    let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));
     let limits = SubscriptionLimits { per_connection: 10, total: 10 };
-    let context = SessionContext {
-        subscriptions: SubscriptionManager::new(Arc::clone(&feeds), limits),
-        problems: Arc::default(),
-        metrics,
-        limits: SessionLimits {
-            requests: 10,
-            request_bytes: 1000,
-            row_bytes: 1000,
-            answer_bytes: 1000,
-            import_bytes: 1000,
-            page: PageBudget { items: 10, bytes: 1000 },
-        },
+    let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);
+    let limits = SessionLimits {
+        requests: 10,
+        request_bytes: 1000,
+        row_bytes: 1000,
+        answer_bytes: 1000,
+        import_bytes: 1000,
+        page: PageBudget { items: 10, bytes: 1000 },
+        filters: FilterLimits::default(),
     };
-    let outbox = Outbox::new(1 << 20, Arc::new(Nobody));
-    (Session::new(Arc::new(context), Principal::Anonymous, outbox), feeds)
+    let context = SessionContext::new(store, subscriptions, metrics, limits);
+    let outbox = Outbox::new(1 << 20, Waiting::new(1 << 30), Arc::new(Nobody));
+    (Session::new(context, Principal::Anonymous, outbox), feeds)
 }
 
 fn store() -> Store {
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
-    let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1) };
+    let options =
+        StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret: StoreSecret([7; 32]) };
     Store::open(Box::new(MemoryDisk), options).expect("memory does not fail")
 }
 
@@ -48,7 +48,7 @@ fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
 }
 
 fn subscribe() -> Command {
-    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList {})
+    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList::default())
 }
 
 fn list() -> Command {

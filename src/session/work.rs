@@ -1,8 +1,12 @@
 //! What a session needs done that waits for the disk. Whoever runs the session runs it and hands the result back.
 
+use std::sync::Arc;
+
 use crate::change::{Key, Row, Seq, Table};
-use crate::feed::{CatchUp, Cursor, read_page};
+use crate::feed::{CatchUp, CatchUpBudget, Cursor, read_page};
+use crate::metrics::Metrics;
 use crate::store::{PageBudget, Query, QueryResult, Snapshot, Store, StoreError, Unit};
+use crate::view::View;
 
 /// Something to do for a session.
 #[derive(Debug)]
@@ -45,13 +49,17 @@ pub enum Read {
     Page {
         /// The subscription, by its number on the connection.
         subscription_id: i32,
-        /// Its table.
-        table: Table,
+        /// What it sees.
+        view: Arc<View>,
         /// How far it has come.
         cursor: Cursor,
         /// How much.
-        budget: PageBudget,
+        budget: CatchUpBudget,
+        /// What is counted.
+        metrics: Arc<Metrics>,
     },
+    /// Whether there is such a table.
+    HasTable(Table),
 }
 
 /// What was read.
@@ -68,6 +76,8 @@ pub enum ReadResult {
         /// The page.
         result: Result<CatchUp, StoreError>,
     },
+    /// For [`Read::HasTable`].
+    HasTable(Result<bool, StoreError>),
 }
 
 /// A page of an export.
@@ -89,8 +99,9 @@ impl Read {
                 let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
                 Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
             })),
-            Self::Page { subscription_id, table, cursor, budget } => {
-                let result = read(store, |snapshot| read_page(snapshot, &table, &cursor, budget));
+            Self::HasTable(table) => ReadResult::HasTable(read(store, |snapshot| snapshot.has_table(&table))),
+            Self::Page { subscription_id, view, cursor, budget, metrics } => {
+                let result = read(store, |snapshot| read_page(snapshot, &view, &cursor, budget, &metrics));
                 ReadResult::Page { subscription_id, result }
             }
         }

@@ -8,12 +8,15 @@ use super::StoreError;
 use crate::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
 
 /// The version of this layout; a store of a newer one is refused.
-pub(super) const FORMAT_VERSION: u64 = 1;
+///
+/// 1: the log had no versions of old rows, and there was no secret.
+pub(super) const FORMAT_VERSION: u64 = 2;
 
-/// `format`, `epoch`, `last_seq`, `log_bytes` as little-endian numbers.
+/// `format`, `epoch`, `last_seq`, `log_bytes` as little-endian numbers, and the bytes of `secret`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_EPOCH: &str = "epoch";
+pub(super) const META_SECRET: &str = "secret";
 pub(super) const META_LAST_SEQ: &str = "last_seq";
 pub(super) const META_LOG_BYTES: &str = "log_bytes";
 
@@ -64,6 +67,8 @@ pub(super) struct LogRecord {
     old: Option<Bytes>,
     #[prost(bytes = "bytes", optional, tag = "6")]
     new: Option<Bytes>,
+    #[prost(uint64, tag = "7")]
+    old_version: u64,
 }
 
 pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
@@ -75,6 +80,7 @@ pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
         key: Bytes::copy_from_slice(change.key.as_bytes()),
         old: change.old.as_ref().map(Document::to_bytes),
         new: change.new.as_ref().map(Document::to_bytes),
+        old_version: change.old_version.0,
     };
     sealed(&log_place(number, change.seq), &record.encode_to_vec())
 }
@@ -96,6 +102,7 @@ pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) 
         key: Key::from_stored(Bytes::copy_from_slice(&record.key)),
         old: record.old.map(Document::from_stored),
         new: record.new.map(Document::from_stored),
+        old_version: Seq(record.old_version),
         time: Timestamp(record.time_ms),
         cause: Cause::Write,
     })
@@ -164,6 +171,7 @@ mod tests {
             table: table.clone(),
             key: key.clone(),
             old: None,
+            old_version: Seq::ZERO,
             new: Some(document.clone()),
             time: Timestamp(1),
             cause: Cause::Write,

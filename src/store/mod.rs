@@ -115,6 +115,18 @@ pub struct StoreOptions {
     pub cache_bytes: usize,
     /// The epoch of the store if it is a new one: random, so that no two stores share it.
     pub fresh_epoch: Epoch,
+    /// The secret of the store if it is a new one: random, so that nobody can guess it.
+    pub fresh_secret: StoreSecret,
+}
+
+/// What only this store knows, and keeps over restarts: tokens are sealed with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StoreSecret(pub [u8; 32]);
+
+impl fmt::Debug for StoreSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreSecret(..)")
+    }
 }
 
 /// Several mutations that happen together or not at all.
@@ -152,6 +164,7 @@ struct Shared {
     last_seq: AtomicU64,
     log_bytes: AtomicU64,
     epoch: Epoch,
+    secret: StoreSecret,
 }
 
 /// What the one writer knows; it equals what is on disk.
@@ -190,6 +203,7 @@ impl Store {
                 last_seq: AtomicU64::new(loaded.last_seq.0),
                 log_bytes: AtomicU64::new(loaded.log_bytes),
                 epoch: loaded.epoch,
+                secret: loaded.secret,
             }),
         })
     }
@@ -197,6 +211,11 @@ impl Store {
     /// The history that this store writes.
     pub fn epoch(&self) -> Epoch {
         self.shared.epoch
+    }
+
+    /// What only this store knows.
+    pub fn secret(&self) -> StoreSecret {
+        self.shared.secret
     }
 
     /// The store as it is now.

@@ -4,14 +4,16 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use prost::Message;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::disk::OpenedDisk;
 use super::layout::{
-    self, FORMAT_VERSION, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_LAST_SEQ, ROWS, TABLE_NUMBERS, TABLES,
+    self, FORMAT_VERSION, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, META_SECRET,
+    ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
 use super::tables::Tables;
-use super::{Disk, Store, StoreError, StoreOptions, WriteState, transaction};
+use super::{Disk, Store, StoreError, StoreOptions, StoreSecret, WriteState, transaction};
 use crate::change::{Change, Epoch, Seq};
 use crate::planted::PlantedBug;
 
@@ -31,6 +33,7 @@ impl Opened {
 /// What is on disk.
 pub(super) struct Loaded {
     pub(super) epoch: Epoch,
+    pub(super) secret: StoreSecret,
     pub(super) last_seq: Seq,
     pub(super) log_bytes: u64,
     pub(super) tables: Tables,
@@ -47,6 +50,7 @@ pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, L
     if is_new(&database)? {
         create(&database, options)?;
     }
+    upgrade(&database, options)?;
     let loaded = load(&database)?;
     Ok((Opened { database, failed }, loaded))
 }
@@ -102,6 +106,7 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
         meta.insert(META_EPOCH, options.fresh_epoch.0.to_le_bytes().as_slice())?;
+        meta.insert(META_SECRET, options.fresh_secret.0.as_slice())?;
         meta.insert(META_LAST_SEQ, 0_u64.to_le_bytes().as_slice())?;
         transaction.open_table(TABLE_NUMBERS)?;
         transaction.open_table(TABLES)?;
@@ -110,6 +115,34 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
         transaction.open_table(LOG_ORDER)?;
     }
     transaction.commit()?;
+    Ok(())
+}
+
+/// Brings a store of format 1 to the present one: its log goes, which no client can ask for, and it gets a secret.
+fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
+    let read = database.begin_read()?;
+    let meta = read.open_table(META)?;
+    if Tables::format(&meta)? != Some(1) {
+        return Ok(());
+    }
+    let last_seq = Tables::position(&meta)?.seq;
+    let transaction = transaction::begin(database)?;
+    {
+        transaction.open_table(LOG)?.retain(|_, _| false)?;
+        transaction.open_table(LOG_ORDER)?.retain(|_, _| false)?;
+        let mut tables = transaction.open_table(TABLES)?;
+        for entry in read.open_table(TABLES)?.iter()? {
+            let (number, record) = entry?;
+            let record = TableRecord { trimmed_to: last_seq.0, ..Tables::decode_record(record.value())? };
+            tables.insert(number.value(), record.encode_to_vec().as_slice())?;
+        }
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_LOG_BYTES, 0_u64.to_le_bytes().as_slice())?;
+        meta.insert(META_SECRET, options.fresh_secret.0.as_slice())?;
+        meta.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
+    }
+    transaction.commit()?;
+    tracing::info!("the store was brought to format {FORMAT_VERSION}");
     Ok(())
 }
 
@@ -129,7 +162,13 @@ fn load(database: &Database) -> Result<Loaded, StoreError> {
         let (number, record) = entry?;
         tables.add(number.value(), Tables::decode_record(record.value())?);
     }
-    Ok(Loaded { epoch: position.epoch, last_seq: position.seq, log_bytes: Tables::log_bytes(&meta)?, tables })
+    Ok(Loaded {
+        epoch: position.epoch,
+        secret: Tables::secret(&meta)?,
+        last_seq: position.seq,
+        log_bytes: Tables::log_bytes(&meta)?,
+        tables,
+    })
 }
 
 impl Store {

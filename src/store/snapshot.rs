@@ -84,6 +84,11 @@ impl Snapshot {
             .transpose()
     }
 
+    /// Whether something was ever written to the table.
+    pub fn has_table(&self, table: &Table) -> Result<bool, StoreError> {
+        Ok(self.number(table)?.is_some())
+    }
+
     /// How many rows the table has.
     pub fn count(&self, table: &Table) -> Result<u64, StoreError> {
         Ok(self.record(table)?.map_or(0, |(_, record)| record.rows))

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use prost::Message;
 use redb::ReadOnlyTable;
 
-use super::StoreError;
-use super::layout::{META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, TableRecord};
+use super::layout::{META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, TableRecord};
+use super::{StoreError, StoreSecret};
 use crate::change::{Epoch, Position, Seq, Table};
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
@@ -77,6 +77,12 @@ impl Tables {
         let value = meta.get(META_EPOCH)?.ok_or_else(damaged)?;
         let bytes: [u8; 16] = value.value().try_into().map_err(|_| damaged())?;
         Ok(u128::from_le_bytes(bytes))
+    }
+
+    pub(super) fn secret(meta: &Meta) -> Result<StoreSecret, StoreError> {
+        let damaged = || StoreError::Damaged("it has no secret".to_owned());
+        let value = meta.get(META_SECRET)?.ok_or_else(damaged)?;
+        value.value().try_into().map(StoreSecret).map_err(|_| damaged())
     }
 
     fn number_in(meta: &Meta, name: &str) -> Result<Option<u64>, StoreError> {

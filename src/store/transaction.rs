@@ -93,9 +93,16 @@ impl Work {
                 }
             };
             results.push(Ok(drafts.iter().map(Draft::outcome).collect()));
-            for draft in drafts.into_iter().filter(|draft| draft.outcome() != Outcome::Unchanged) {
+            // The number that each draft of the unit got; those that change nothing get none, and nobody refers to them.
+            let mut numbers = Vec::with_capacity(drafts.len());
+            for draft in drafts {
+                if draft.outcome() == Outcome::Unchanged {
+                    numbers.push(Seq::ZERO);
+                    continue;
+                }
                 let number = self.number(transaction, &draft.table)?;
-                let change = self.numbered(draft, now);
+                let change = self.numbered(draft, now, &numbers);
+                numbers.push(change.seq);
                 let value = layout::encode_change(number, &change);
                 write_row(&mut rows, number, &change)?;
                 log.insert((number, change.seq.0), value.as_slice())?;
@@ -111,30 +118,43 @@ impl Work {
     /// What `unit` would do, nothing of it written yet; the inner error is its refusal.
     fn draft(&self, rows: &RowTable<'_>, unit: &Unit) -> Result<Result<Vec<Draft>, String>, StoreError> {
         let mut drafts: Vec<Draft> = Vec::with_capacity(unit.len());
-        let mut newest: HashMap<(&Table, &Key), Option<Document>> = HashMap::new();
+        let mut newest: HashMap<(&Table, &Key), (Option<Document>, Version)> = HashMap::new();
         for mutation in unit {
             let Mutation { table, key, .. } = mutation;
-            let old = match newest.get(&(table, key)) {
+            let (old, old_version) = match newest.get(&(table, key)) {
                 Some(current) => current.clone(),
                 None => self.current(rows, table, key)?,
             };
             match mutation.apply(old.as_ref()) {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(new) => {
-                    newest.insert((table, key), new.clone());
-                    drafts.push(Draft { table: table.clone(), key: key.clone(), old, new, cause: mutation.cause });
+                    let (table, key, cause) = (table.clone(), key.clone(), mutation.cause);
+                    let draft = Draft { table, key, old, old_version, new, cause };
+                    let is_change = draft.outcome() != Outcome::Unchanged;
+                    let version = if is_change { Version::OfDraft(drafts.len()) } else { old_version };
+                    newest.insert((&mutation.table, &mutation.key), (draft.new.clone(), version));
+                    drafts.push(draft);
                 }
             }
         }
         Ok(Ok(drafts))
     }
 
-    fn current(&self, rows: &RowTable<'_>, table: &Table, key: &Key) -> Result<Option<Document>, StoreError> {
+    fn current(
+        &self,
+        rows: &RowTable<'_>,
+        table: &Table,
+        key: &Key,
+    ) -> Result<(Option<Document>, Version), StoreError> {
+        let absent = (None, Version::Stored(Seq::ZERO));
         let Some(number) = self.tables.known_number(table) else {
-            return Ok(None);
+            return Ok(absent);
         };
-        let value = rows.get((number, key.as_bytes()))?;
-        value.map(|value| Ok(layout::decode_row(number, key.as_bytes(), value.value())?.document)).transpose()
+        let Some(value) = rows.get((number, key.as_bytes()))? else {
+            return Ok(absent);
+        };
+        let row = layout::decode_row(number, key.as_bytes(), value.value())?;
+        Ok((Some(row.document), Version::Stored(row.version)))
     }
 
     fn number(&mut self, transaction: &WriteTransaction, table: &Table) -> Result<u32, StoreError> {
@@ -145,13 +165,19 @@ impl Work {
         Ok(number)
     }
 
-    fn numbered(&mut self, draft: Draft, now: Timestamp) -> Change {
+    fn numbered(&mut self, draft: Draft, now: Timestamp, earlier: &[Seq]) -> Change {
         self.last_seq = self.last_seq.next();
+        let old_version = match draft.old_version {
+            _ if draft.old.is_none() => Seq::ZERO,
+            Version::Stored(seq) => seq,
+            Version::OfDraft(at) => earlier[at],
+        };
         Change {
             seq: self.last_seq,
             table: draft.table,
             key: draft.key,
             old: draft.old,
+            old_version,
             new: draft.new,
             time: now,
             cause: draft.cause,
@@ -223,8 +249,18 @@ struct Draft {
     table: Table,
     key: Key,
     old: Option<Document>,
+    old_version: Version,
     new: Option<Document>,
     cause: crate::change::Cause,
+}
+
+/// The change that made a row what it is.
+#[derive(Clone, Copy)]
+enum Version {
+    /// One that is in the store.
+    Stored(Seq),
+    /// The draft with this index in the same unit, which has no number yet.
+    OfDraft(usize),
 }
 
 impl Draft {

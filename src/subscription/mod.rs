@@ -4,14 +4,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::change::{Seq, Table};
-use crate::feed::{Advance, Attachment, Feeds, Outbox, SubscriptionId};
+use crate::change::Seq;
+use crate::feed::{Advance, Attachment, CatchUpBudget, Feeds, Outbox, SubscriptionId, TooManyUnindexed};
+use crate::summary::Summary;
+use crate::view::View;
 
 /// Who is at the other end of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Principal {
     /// Nobody told us, and nobody had to: the server listens on loopback, or a proxy in front has checked.
     Anonymous,
+}
+
+impl Principal {
+    /// Its name in tokens: what one may resume, another may not.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Anonymous => "anonymous",
+        }
+    }
 }
 
 /// Bounds of subscriptions.
@@ -32,6 +43,9 @@ pub enum SubscribeError {
     /// The server has as many as it may.
     #[error("limit_exceeded: the server has {0} subscriptions, more are not allowed; try again later")]
     Total(usize),
+    /// The table has as many filters that no index finds as it may.
+    #[error(transparent)]
+    Unindexed(#[from] TooManyUnindexed),
 }
 
 /// Grants subscriptions.
@@ -49,14 +63,14 @@ impl SubscriptionManager {
         Arc::new(Self { feeds, limits, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) })
     }
 
-    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `table`; changes go to `outbox`.
+    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`; changes go to `outbox`.
     ///
     /// Everyone may subscribe to everything for now: whoever can connect is on this machine or was let through by a proxy.
     pub fn subscribe(
         self: &Arc<Self>,
         _principal: &Principal,
         held: usize,
-        table: &Table,
+        view: &Arc<View>,
         outbox: &Arc<Outbox>,
     ) -> Result<Subscription, SubscribeError> {
         if held >= self.limits.per_connection {
@@ -67,12 +81,15 @@ impl SubscriptionManager {
             return Err(SubscribeError::Total(self.limits.total));
         }
         let id = SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        Ok(Subscription {
-            id,
-            attachment: self.feeds.attach(table, id),
-            outbox: Arc::clone(outbox),
-            manager: Arc::clone(self),
-        })
+        match self.feeds.attach(view, id) {
+            Ok(attachment) => {
+                Ok(Subscription { id, attachment, outbox: Arc::clone(outbox), manager: Arc::clone(self) })
+            }
+            Err(error) => {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                Err(error.into())
+            }
+        }
     }
 
     /// How many subscriptions there are.
@@ -100,14 +117,19 @@ impl Subscription {
         self.id
     }
 
-    /// Its table.
-    pub fn table(&self) -> &Table {
-        self.attachment.feed().table()
+    /// What it sees.
+    pub fn view(&self) -> &Arc<View> {
+        self.attachment.view()
     }
 
-    /// Brings it, who has everything up to `after`, closer to being live; see [`crate::feed::Feed::advance`].
-    pub fn advance(&self, after: Seq, bytes_max: usize) -> Advance {
-        self.attachment.feed().advance(self.id, after, &self.outbox, bytes_max)
+    /// Brings it, who has everything up to `after` and there `summary`, closer to being live; see [`Attachment::advance`].
+    pub fn advance(&self, after: Seq, summary: Summary, budget: CatchUpBudget) -> Advance {
+        self.attachment.advance(after, summary, &self.outbox, budget)
+    }
+
+    /// Asks to be told, behind everything that waits, where it is then; see [`Attachment::mark`].
+    pub fn mark(&self) -> bool {
+        self.attachment.mark()
     }
 }
 
@@ -119,6 +141,6 @@ impl Drop for Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Subscription({} of {:?})", self.id.0, self.table())
+        write!(f, "Subscription({} of {:?})", self.id.0, self.view())
     }
 }

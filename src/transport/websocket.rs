@@ -25,7 +25,7 @@ use super::WakeTask;
 use super::counted::CountedStream;
 use crate::catalog::Arrival;
 use crate::clock::Clock;
-use crate::feed::Outbox;
+use crate::feed::{Outbox, Waiting};
 use crate::session::{ReadResult, Session, SessionContext, Step, Work, WriteTicket};
 use crate::store::{Store, StoreError, UnitResult, WriteHandle};
 use crate::subscription::Principal;
@@ -52,6 +52,8 @@ pub struct WebSocketLimits {
 pub struct ConnectionContext {
     /// For the sessions.
     pub session: Arc<SessionContext>,
+    /// What waits for all of them.
+    pub waiting: Arc<Waiting>,
     /// Where they read.
     pub store: Store,
     /// Where they write.
@@ -88,7 +90,7 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         WebSocketStream::from_partially_read(CountedStream::new(stream), already_read, Role::Server, Some(config))
             .await;
     let wake = WakeTask::new();
-    let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&wake) as _);
+    let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&wake) as _);
     let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, outbox);
     let now = Instant::now();
     let mut connection = Connection {
@@ -101,6 +103,7 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         heard_at: now,
         pinged_at: now,
         progress: (0, now),
+        began: now,
         context,
     };
     let Some(reason) = connection.run().await else {
@@ -128,6 +131,8 @@ struct Connection {
     pinged_at: Instant,
     /// What the socket had taken when it was last seen to take something, and when that was.
     progress: (u64, Instant),
+    /// The session's clock counts from here.
+    began: Instant,
     context: Arc<ConnectionContext>,
 }
 
@@ -149,9 +154,11 @@ impl Connection {
         let mut shutdown = pin!(self.context.shutdown.clone().cancelled_owned());
         let wake = Arc::clone(&self.wake);
         loop {
+            self.session.tick(millis(self.began.elapsed()));
             if self.gather().is_err() {
                 return None;
             }
+            let due = self.session.due_ms().map(|due_ms| self.began + Duration::from_millis(due_ms));
             let may_read = !self.session.is_saturated() && self.waiting_pongs < WAITING_PONGS_MAX;
             // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
             // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
@@ -173,6 +180,7 @@ impl Connection {
                         }
                     }
                 },
+                () = until(due), if !self.is_unflushed => {}
                 _ = watch.tick() => {
                     if let Some(reason) = self.check_alive() {
                         return Some(reason);
@@ -198,9 +206,8 @@ impl Connection {
                 }
                 Step::Wait => break,
             };
-            let sent = self.send(message)?;
-            bytes += sent;
-            messages += u64::from(sent > 0);
+            bytes += self.send(message)?;
+            messages += 1;
         }
         let metrics = &self.context.session.metrics;
         metrics.messages_sent.inc_by(messages);
@@ -208,9 +215,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Puts a message to what goes out with the next write; returns its bytes, 0 for a row that cannot be shown.
+    /// Puts a message to what goes out with the next write; returns its bytes.
     fn send(&mut self, message: ServerMessage) -> Result<usize, WsError> {
-        let Some(encoded) = wire::protobuf::encode(message, &self.context.session.problems) else { return Ok(0) };
+        let encoded = wire::protobuf::encode(message, &self.context.session.metrics.row_problems);
         let bytes = encoded.len();
         self.feed(Message::Binary(encoded))?;
         Ok(bytes)
@@ -329,6 +336,17 @@ fn watch_timer(limits: &WebSocketLimits) -> Interval {
     let mut timer = tokio::time::interval_at(Instant::now() + interval.mul_f64(part), interval);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     timer
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the socket does next: takes the rest of what was gathered, or brings a message.

@@ -2,12 +2,13 @@
 
 pub mod protobuf;
 
-use std::sync::Arc;
+use bytes::Bytes;
 
-use crate::catalog::CatalogTable;
-use crate::change::Row;
-use crate::feed::Published;
+use crate::catalog::Form;
+use crate::change::{Epoch, Seq};
+use crate::feed::Content;
 use crate::proto;
+use crate::summary::Summary;
 
 /// A request of a client.
 #[derive(Debug)]
@@ -41,26 +42,112 @@ pub enum ServerMessage {
 
 /// News of a subscription.
 #[derive(Clone, Debug)]
-pub enum Event {
-    /// A row that is there.
+pub struct Event {
+    /// What happened.
+    pub news: News,
+    /// Where the client can go on behind it, if it asked for tokens and this is such a place.
+    pub token: Option<Bytes>,
+    /// Which event of the subscription this is, from 1, if the client asked for states.
+    pub number: Option<u64>,
+}
+
+/// What happened in a subscription.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// A row is there, or changed.
     Row {
-        /// The entry of its table.
-        table: &'static CatalogTable,
-        /// The row.
-        row: Row,
+        /// How it is shown.
+        shape: Shape,
+        /// The row or the change.
+        content: Content,
     },
-    /// A change.
-    Change {
-        /// The entry of its table.
-        table: &'static CatalogTable,
-        /// The change, shared with other subscribers.
-        published: Arc<Published>,
-    },
+    /// The subscription stands otherwise than before.
+    State(State),
     /// The subscription has ended by itself; no other event follows.
     Closed {
         /// Why, for the client.
         message: String,
     },
+}
+
+/// How rows are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// As which messages.
+    pub form: Form,
+    /// With the new row.
+    pub include_document: bool,
+    /// With the old row.
+    pub include_old: bool,
+}
+
+/// How a subscription stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// How.
+    pub kind: StateKind,
+    /// The history that the position counts in.
+    pub epoch: Epoch,
+    /// What the client holds, if it is the view at one position.
+    pub holds: Option<(Seq, Summary)>,
+}
+
+/// How a subscription can stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKind {
+    /// The rows that are there follow.
+    Initializing,
+    /// They were all sent.
+    Ready,
+    /// What follows is sent as it happens.
+    Live,
+    /// The client reads more slowly than rows change.
+    Slow,
+    /// What the client holds counts no more.
+    Reset(ResetReason),
+    /// Nothing new.
+    Heartbeat,
+}
+
+/// Why what a client holds counts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResetReason {
+    /// Some of the changes since are no longer kept.
+    Retention,
+    /// The token is of another history.
+    Epoch,
+    /// The token is newer than the data.
+    Future,
+    /// The token is of another view, or of somebody else.
+    View,
+    /// The token was made by another server.
+    Server,
+}
+
+impl ResetReason {
+    /// What it says to the client.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Retention => "some of the changes since are no longer kept; all rows follow",
+            Self::Epoch => "the token is of another history of the data; all rows follow",
+            Self::Future => "the token is newer than the data, as after a backup was restored; all rows follow",
+            Self::View => "the token is of another table, filter or user; all rows follow",
+            Self::Server => {
+                "the token was made by another server, or by this one before it lost its data; all rows follow"
+            }
+        }
+    }
+
+    /// Its name in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Epoch => "epoch",
+            Self::Future => "future",
+            Self::View => "view",
+            Self::Server => "server",
+        }
+    }
 }
 
 /// Why the server ends a connection: all that a client ever sees of it.

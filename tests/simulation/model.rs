@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use starfeed::change::{Change, Document, Key, Seq};
 
-pub(crate) type Rows = BTreeMap<Key, Document>;
+/// Rows with the change that made each what it is.
+pub(crate) type Rows = BTreeMap<Key, (Seq, Document)>;
 
-/// The history of a store, as its changes tell it.
+/// One history of a store, as its changes tell it.
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     last: Seq,
@@ -28,9 +29,13 @@ impl Model {
         }
         assert_eq!(change.seq, self.last.next(), "positions have a gap");
         let mut rows = self.now(change.table.name());
-        assert_eq!(change.old.as_ref(), rows.get(&change.key), "change {} has a wrong old row", change.seq);
+        let before = rows.get(&change.key);
+        let old = before.map(|(_, document)| document);
+        assert_eq!(change.old.as_ref(), old, "change {} has a wrong old row", change.seq);
+        let old_version = before.map_or(Seq::ZERO, |(version, _)| *version);
+        assert_eq!(change.old_version, old_version, "change {} has a wrong old version", change.seq);
         match &change.new {
-            Some(document) => rows.insert(change.key.clone(), document.clone()),
+            Some(document) => rows.insert(change.key.clone(), (change.seq, document.clone())),
             None => rows.remove(&change.key),
         };
         self.tables.entry(change.table.name().to_owned()).or_default().push((change.seq, rows));

@@ -3,29 +3,33 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use starfeed::catalog::RowProblems;
 use starfeed::change::{Document, Epoch, Key, Seq, Table, Timestamp};
-use starfeed::feed::Feeds;
+use starfeed::feed::{FeedLimits, Feeds, Waiting};
+use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
 use starfeed::session::{SessionContext, SessionLimits};
 use starfeed::store::{
-    ChangePage, IfMissing, IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, Unit,
+    ChangePage, IfMissing, IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret,
+    Unit,
 };
 use starfeed::subscription::{SubscriptionLimits, SubscriptionManager};
 
 use super::client::Client;
 use super::model::Model;
+use super::reader::{Reader, Truth};
+use super::wish::{TABLES, Wish};
 use crate::support::fault_disk::{Failure, FaultDisk, FaultError, Operation};
 
-const TABLES: [&str; 3] = ["policy", "schedule", "domain_login"];
 const KEYS: u8 = 8;
 const STEPS: usize = 250;
-const EPOCH: Epoch = Epoch(7);
+/// A connection's clock runs so much faster than the store's: heartbeats are seconds apart.
+const TICKS: u64 = 20;
 
 struct Server {
     store: Store,
     feeds: Arc<Feeds>,
     context: Arc<SessionContext>,
+    waiting: Arc<Waiting>,
 }
 
 pub(crate) struct World {
@@ -33,10 +37,11 @@ pub(crate) struct World {
     disk: FaultDisk,
     options: StoreOptions,
     outbox_bytes: usize,
-    window_bytes: usize,
-    page: PageBudget,
+    figures: Figures,
     server: Server,
     clients: Vec<Client>,
+    /// Readers whose connection is gone, and who will go on.
+    parked: Vec<Reader>,
     model: Model,
     /// The newest change that a writer was told of.
     acknowledged: Seq,
@@ -60,6 +65,16 @@ impl World {
         "a power loss during a commit",
         "a power loss during recovery",
         "a client was cut",
+        "a resumed subscription",
+        "a snapshot resumed in the middle",
+        "a row left the filter",
+        "a change without a token",
+        "a reset",
+        "a heartbeat",
+        "a client was told that it is slow",
+        "a forged token",
+        "a resume with another filter",
+        "a lost store",
     ];
 
     /// Runs one schedule to its end; panics where the promise is broken. Returns what it came through.
@@ -69,20 +84,24 @@ impl World {
         let options = StoreOptions {
             retention: Retention { bytes: rng.u64(500..20_000), age_ms: rng.u64(50..2_000) },
             cache_bytes: 1 << 20,
-            fresh_epoch: EPOCH,
+            fresh_epoch: Epoch(1),
+            fresh_secret: StoreSecret([7; 32]),
         };
-        let window_bytes = rng.usize(200..3_000);
-        let page = PageBudget { items: rng.usize(1..6), bytes: rng.usize(200..4_000) };
+        let figures = Figures {
+            window_bytes: rng.usize(200..3_000),
+            page: PageBudget { items: rng.usize(1..6), bytes: rng.usize(200..4_000) },
+            waiting_bytes: if rng.u8(0..4) == 0 { rng.usize(200..2_000) } else { 1 << 30 },
+        };
         let store = Store::open(Box::new(disk.clone()), options.clone()).expect("a new store");
         let mut world = Self {
-            server: Server::new(store, window_bytes, page),
+            server: Server::new(store, figures),
             outbox_bytes: rng.usize(200..2_000),
             rng,
             disk,
             options,
-            window_bytes,
-            page,
+            figures,
             clients: Vec::new(),
+            parked: Vec::new(),
             model: Model::default(),
             acknowledged: Seq::ZERO,
             power_losses: 0,
@@ -113,31 +132,33 @@ impl World {
                 }
             }
             28..31 if self.clients.len() < 4 => {
-                self.clients.push(Client::new(&self.server.context, self.outbox_bytes));
+                self.clients.push(Client::new(&self.server.context, self.outbox_bytes, &self.server.waiting));
             }
             31..37 => {
-                let table = TABLES[self.rng.usize(0..TABLES.len())];
+                let wish = Wish::random(&mut self.rng);
                 let twice = self.rng.u8(0..8) == 0;
                 self.with_client(|client, _| {
-                    client.subscribe(table);
+                    client.subscribe(wish.clone());
                     if twice {
-                        client.subscribe(table);
+                        client.subscribe(wish);
                     }
                 });
             }
-            37..40 => self.unsubscribe(),
-            40..70 => {
+            37..39 => self.unsubscribe(),
+            39..42 => self.resume(),
+            42..70 => {
                 let count = if self.rng.bool() { self.rng.usize(1..6) } else { 40 };
                 self.with_client(|client, world| {
-                    client.take(count, &world.model, &world.server.store);
+                    client.tick(world.now * TICKS);
+                    client.take(count, world.truth());
                 });
             }
-            70..75 => self.with_client(|client, world| while client.go_on(&world.model, &world.server.store) {}),
+            70..75 => self.with_client(|client, world| while client.go_on(world.truth()) {}),
             75..83 => self.with_client(|client, world| {
-                client.read(&world.server.store);
+                client.read(world.truth());
             }),
             83..91 => self.with_client(|client, world| {
-                client.deliver_read(&world.model);
+                client.deliver_read(world.truth());
             }),
             91..94 => {
                 let domain = key(self.rng.u8(0..KEYS)).to_string();
@@ -151,6 +172,7 @@ impl World {
             }
             96 if self.rng.bool() => self.disk_fault(),
             97 if self.rng.u8(0..4) == 0 => self.lose_power(),
+            98 if self.rng.u8(0..16) == 0 => self.lose_store(),
             _ => self.client_writes(),
         }
     }
@@ -168,6 +190,50 @@ impl World {
         } else {
             self.leave(client);
         }
+    }
+
+    /// A reader whose connection is gone goes on on another one; or somebody tries what nobody may.
+    fn resume(&mut self) {
+        if self.clients.is_empty() || self.parked.is_empty() {
+            return;
+        }
+        let reader = self.parked.swap_remove(self.rng.usize(0..self.parked.len()));
+        match self.rng.u8(0..10) {
+            0 => {
+                // Whatever bit is changed behind the name of the key, it is noticed.
+                let mut token = reader.token().expect("parked readers have tokens").to_vec();
+                let bit = self.rng.usize(9 * 8..token.len() * 8);
+                token[bit / 8] ^= 1 << (bit % 8);
+                let is_of_this_server = token[1..9] == self.key_id();
+                let wish = reader.wish.clone();
+                if is_of_this_server {
+                    self.with_client(|client, _| client.forge(&wish, token.into()));
+                }
+                self.parked.push(reader);
+            }
+            1 if !reader.wish.is_library => {
+                let other = reader.wish.refiltered(&mut self.rng);
+                self.count("a resume with another filter");
+                self.with_client(|client, _| client.resume(reader, Some(other)));
+            }
+            _ => self.with_client(|client, _| client.resume(reader, None)),
+        }
+    }
+
+    /// How tokens of this server name the key that they are sealed with.
+    fn key_id(&self) -> [u8; 8] {
+        let token = starfeed::token::Token {
+            epoch: Epoch(0),
+            scope: starfeed::view::Scope([0; 16]),
+            place: starfeed::token::Place::At(Seq::ZERO),
+            summary: starfeed::summary::Summary::default(),
+        };
+        let sealed = starfeed::token::TokenSeal::new(self.server.store.secret()).seal(&token);
+        sealed[1..9].try_into().expect("eight bytes")
+    }
+
+    fn truth(&self) -> Truth<'_> {
+        Truth { model: &self.model, store: &self.server.store }
     }
 
     fn unsubscribe(&mut self) {
@@ -188,7 +254,10 @@ impl World {
     fn mutation(&mut self) -> Mutation {
         let table = Table::new(TABLES[self.rng.usize(0..TABLES.len())]);
         let key = key(self.rng.u8(0..KEYS));
-        let text = format!(r#"{{"v":{},"pad":"{}"}}"#, self.rng.u32(0..1000), "x".repeat(self.rng.usize(0..200)));
+        let on = ["", r#","on":true"#, r#","on":false"#][self.rng.usize(0..3)];
+        let kind = ["a", "b", "c"][self.rng.usize(0..3)];
+        let pad = "x".repeat(self.rng.usize(0..200));
+        let text = format!(r#"{{"kind":"{kind}","v":{},"pad":"{pad}"{on}}}"#, self.rng.u32(0..1000));
         let document = Document::parse(text.as_bytes()).expect("an object");
         match self.rng.u8(0..10) {
             0..5 => Mutation::put(table, key, document),
@@ -253,7 +322,7 @@ impl World {
         assert_eq!(self.model.last(), snapshot.position().seq, "the log ends where the store says");
         for table in TABLES {
             let rows = snapshot.rows_after(&Table::new(table), None, budget).expect("the disk works again").rows;
-            let rows = rows.into_iter().map(|row| (row.key, row.document)).collect();
+            let rows = rows.into_iter().map(|row| (row.key, (row.version, row.document))).collect();
             assert_eq!(self.model.now(table), rows, "rows and log differ");
         }
         self.model.last() > before
@@ -287,7 +356,7 @@ impl World {
         self.count("a power loss");
         self.power_losses += 1;
         self.count_fell_behind();
-        let seen = self.clients.iter().map(|client| client.seen).max().unwrap_or_default();
+        let seen = self.clients.iter().map(Client::seen).max().unwrap_or_default();
         for client in std::mem::take(&mut self.clients) {
             self.leave(client);
         }
@@ -301,7 +370,7 @@ impl World {
             match Store::open(Box::new(self.disk.clone()), self.options.clone()) {
                 Ok(store) => {
                     self.disk.heal();
-                    self.server = Server::new(store, self.window_bytes, self.page);
+                    self.server = Server::new(store, self.figures);
                     break;
                 }
                 Err(error) => {
@@ -311,20 +380,42 @@ impl World {
             }
         }
         let position = self.server.store.position();
-        assert_eq!(position.epoch, EPOCH, "another history");
+        assert_eq!(position.epoch, self.options.fresh_epoch, "another history");
         assert!(position.seq >= self.acknowledged, "acknowledged changes are lost");
         assert!(position.seq >= seen, "a client has seen a change that is not in the store");
         self.learn_what_is_on_disk();
         self.acknowledged = position.seq;
     }
 
+    /// The disk is gone, and a new one begins another history, sometimes with the secret that an operator has kept.
+    fn lose_store(&mut self) {
+        self.count("a lost store");
+        self.power_losses += 1;
+        self.count_fell_behind();
+        for client in std::mem::take(&mut self.clients) {
+            self.leave(client);
+        }
+        self.disk = FaultDisk::new();
+        self.options.fresh_epoch = Epoch(self.options.fresh_epoch.0 + 1);
+        if self.rng.bool() {
+            self.options.fresh_secret.0[0] ^= 1;
+        }
+        let store = Store::open(Box::new(self.disk.clone()), self.options.clone()).expect("a new store");
+        self.server = Server::new(store, self.figures);
+        self.model = Model::default();
+        self.acknowledged = Seq::ZERO;
+    }
+
     fn leave(&mut self, client: Client) {
-        for (state, count) in client.counts {
+        let (readers, counts) = client.cut();
+        for (state, count) in counts {
             *self.counts.entry(state).or_default() += count;
         }
+        self.parked.extend(readers);
     }
 
     fn count_fell_behind(&mut self) {
+        assert_eq!(self.server.context.metrics.divergences.get(), 0, "a view differs from what was sent");
         let fell_behind = self.server.context.metrics.fell_behind.get();
         *self.counts.entry("a subscription fell behind").or_default() += fell_behind;
     }
@@ -337,7 +428,7 @@ impl World {
         for _ in 0..100_000 {
             let mut is_busy = false;
             for mut client in std::mem::take(&mut self.clients) {
-                is_busy |= client.go_on(&self.model, &self.server.store);
+                is_busy |= client.go_on(self.truth());
                 while let Some((ticket, unit)) = client.writes.pop_front() {
                     let result = self.commit(&[unit]).map(|mut results| results.remove(0));
                     client.written(ticket, result);
@@ -350,42 +441,54 @@ impl World {
             }
         }
         for client in &self.clients {
-            client.check_converged(&self.model);
+            client.check_converged(self.truth());
         }
-        let live: usize = self.server.feeds.live().iter().map(|(_, live)| live).sum();
+        let live: usize = self.server.feeds.figures().iter().map(|figures| figures.live).sum();
         let subscribed: usize = self.clients.iter().map(|client| client.subscriptions().len()).sum();
         assert_eq!(live, subscribed, "who is level is live");
         for client in std::mem::take(&mut self.clients) {
             self.leave(client);
         }
         self.count_fell_behind();
+        assert_eq!(self.server.waiting.bytes(), 0, "what waited for nobody is still counted");
         assert_eq!(self.server.context.subscriptions.count(), 0, "subscriptions are left");
-        assert!(self.server.feeds.live().is_empty(), "feeds are left");
+        assert!(self.server.feeds.figures().is_empty(), "feeds are left");
     }
+}
+
+/// How small the parts of a server are.
+#[derive(Clone, Copy)]
+struct Figures {
+    window_bytes: usize,
+    page: PageBudget,
+    waiting_bytes: usize,
 }
 
 impl Server {
-    fn new(store: Store, window_bytes: usize, page: PageBudget) -> Self {
+    fn new(store: Store, figures: Figures) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let feeds = Feeds::new(store.position().seq, window_bytes, metrics.fell_behind.clone());
+        let limits = FeedLimits { window_bytes: figures.window_bytes, unindexed_filters: 100 };
+        let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));
         let limits = SubscriptionLimits { per_connection: 128, total: 1_000 };
-        let context = Arc::new(SessionContext {
-            subscriptions: SubscriptionManager::new(Arc::clone(&feeds), limits),
-            problems: Arc::new(RowProblems::default()),
-            metrics,
-            limits: SessionLimits {
-                requests: 64,
-                request_bytes: 1 << 20,
-                row_bytes: 1 << 20,
-                answer_bytes: 1 << 20,
-                import_bytes: 1 << 20,
-                page,
-            },
-        });
-        Self { store, feeds, context }
+        let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);
+        let limits = SessionLimits {
+            requests: 64,
+            request_bytes: 1 << 20,
+            row_bytes: 1 << 20,
+            answer_bytes: 1 << 20,
+            import_bytes: 1 << 20,
+            page: figures.page,
+            filters: FilterLimits::default(),
+        };
+        let context = SessionContext::new(&store, subscriptions, metrics, limits);
+        Self { store, feeds, context, waiting: Waiting::new(figures.waiting_bytes) }
     }
 }
 
+/// All are UUIDs but the first.
 fn key(number: u8) -> Key {
-    Key::text(&format!("key{number}"))
+    match number {
+        0 => Key::text("key0"),
+        _ => Key::text(&format!("00000000-0000-4000-8000-{number:012}")),
+    }
 }

@@ -77,7 +77,10 @@ impl Model {
                 if old != new {
                     let seq = Seq(self.last().0 + history.len() as u64 + 1);
                     let (table, key) = (table.clone(), key.clone());
-                    history.push(Change { seq, table, key, old, new, time, cause: Cause::Write });
+                    let is_of_row = |change: &&Change| change.table == table && change.key == key;
+                    let before = history.iter().chain(&self.history).filter(is_of_row).map(|change| change.seq).max();
+                    let old_version = before.filter(|_| old.is_some()).unwrap_or(Seq::ZERO);
+                    history.push(Change { seq, table, key, old, old_version, new, time, cause: Cause::Write });
                 }
                 true
             });

@@ -3,5 +3,9 @@
 #![allow(dead_code, reason = "what one test leaves unused, another one needs")]
 
 pub(crate) mod fault_disk;
+pub(crate) mod feed;
+pub(crate) mod filter_cases;
+pub(crate) mod filter_reference;
+pub(crate) mod folded;
 pub(crate) mod process;
 pub(crate) mod raw;

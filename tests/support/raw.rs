@@ -336,7 +336,7 @@ pub(crate) fn delete_login(domain: &str) -> Command {
 }
 
 pub(crate) fn subscribe_logins() -> Command {
-    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList {})
+    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList::default())
 }
 
 pub(crate) fn unsubscribe(subscription_id: i32) -> Command {

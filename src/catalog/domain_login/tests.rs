@@ -1,3 +1,4 @@
+use prost::Message;
 use serde_json::json;
 
 use super::*;
@@ -181,11 +182,17 @@ fn damaged_rows_are_shown_in_part_without_their_secrets() {
 
 #[test]
 fn events_have_the_domain() {
-    for (kind, number) in [(ChangeKind::Added, 1), (ChangeKind::Updated, 2), (ChangeKind::Deleted, 3)] {
-        let shown = (TABLE.event)(kind, &Key::text(DOMAIN), &document(&json!({}))).unwrap();
-        let event = DomainLoginEvent { event_type: Some(number), domain: Some(DOMAIN.into()) };
-        assert_eq!(shown, Shown { value: event::Body::DomainLoginEvent(event), problem: None });
-    }
-    let error = (TABLE.event)(ChangeKind::Added, &Key::number(1.0), &document(&json!({}))).unwrap_err();
-    assert_eq!(error.to_string(), "the key is not text");
+    let shown = (TABLE.name_event)(&Key::text(DOMAIN), &document(&json!({})));
+    let event = DomainLoginEvent { domain: Some(DOMAIN.into()), ..Default::default() };
+    assert_eq!(shown, Shown { value: event.encode_to_vec().into(), problem: None });
+}
+
+#[test]
+fn subscribers_see_no_password() {
+    let redacted = crate::view::redacted(&document(&row()), TABLE.secrets);
+    let shown = (TABLE.row_message)(&Key::text(DOMAIN), &redacted);
+    assert_eq!(shown.problem, None);
+    let login = DomainLogin::decode(shown.value).unwrap();
+    assert!(!login.users.is_empty());
+    assert!(login.users.iter().all(|user| user.password.is_none() && user.username.is_some()));
 }

@@ -51,8 +51,9 @@ pub(super) fn name_bytes(payload_bytes: usize) -> anyhow::Result<usize> {
             event_type: Some(proto::policy_event::EventType::Updated.into()),
             policy_id: Some(vec![0; 16].into()),
             name: Some("-".repeat(name_bytes)),
+            ..Default::default()
         };
-        let event = proto::Event { subscription_id: 0, body: Some(proto::event::Body::PolicyEvent(event)) };
+        let event = proto::Event { body: Some(proto::event::Body::PolicyEvent(event)), ..Default::default() };
         let message = proto::server_message::MessageType::Event(event);
         proto::ServerMessage { message_type: Some(message) }.encoded_len()
     };
@@ -165,8 +166,10 @@ mod tests {
             event_type: Some(proto::policy_event::EventType::Updated.into()),
             policy_id: Some(vec![7; 16].into()),
             name: Some(name),
+            ..Default::default()
         };
-        let event = proto::Event { subscription_id, body: Some(proto::event::Body::PolicyEvent(event)) };
+        let body = Some(proto::event::Body::PolicyEvent(event));
+        let event = proto::Event { subscription_id, body, ..Default::default() };
         proto::ServerMessage { message_type: Some(proto::server_message::MessageType::Event(event)) }
     }
 

@@ -138,7 +138,7 @@ async fn run_on_policy(
 }
 
 async fn subscribe_all(address: &Address, subscribers: usize) -> anyhow::Result<Vec<Connection>> {
-    let command = proto::request::Command::SubscribePolicyList(proto::RequestSubscribePolicyList {});
+    let command = proto::request::Command::SubscribePolicyList(proto::RequestSubscribePolicyList::default());
     let request = proto::Request { request_id: 0, command: Some(command) }.encode_to_vec();
     let request = &request;
     let opening = (0..subscribers).map(|_| async move {

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use uuid::Uuid;
+use serde_json::Value;
 
 use crate::change::ChangeKind;
 use crate::cli::text::inert_json;
-use crate::proto::{self, event::Body, request::Command};
+use crate::client::{Query, RowChange, Source};
 
 /// A table that can be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
@@ -30,11 +30,22 @@ impl WatchedTable {
         }
     }
 
-    pub(super) fn subscribe(self) -> Command {
+    /// What is subscribed to. The lists know what rows are called; their content comes only with the table itself.
+    pub(super) fn query(self, with_documents: bool) -> Query {
         match self {
-            Self::Policy => Command::SubscribePolicyList(proto::RequestSubscribePolicyList {}),
-            Self::Schedule => Command::SubscribeScheduleList(proto::RequestSubscribeScheduleList {}),
-            Self::DomainLogin => Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList {}),
+            _ if with_documents => Query::table(self.name()).with_documents(),
+            Self::Policy => Query::new(Source::Policies),
+            Self::Schedule => Query::new(Source::Schedules),
+            Self::DomainLogin => Query::new(Source::DomainLogins),
+        }
+    }
+
+    /// The member of a row that says what it is called; logins have none.
+    fn name_member(self) -> Option<&'static str> {
+        match self {
+            Self::Policy => Some("name"),
+            Self::Schedule => Some("schedule_name"),
+            Self::DomainLogin => None,
         }
     }
 }
@@ -42,21 +53,21 @@ impl WatchedTable {
 /// Something that happened.
 #[derive(Debug, PartialEq)]
 pub(super) enum Notice {
-    /// All tables are subscribed to: for the first time, or again.
+    /// There is a connection: for the first time, or again.
     Connected {
         is_again: bool,
     },
-    /// What was known of the table counts no more: its rows come anew.
-    Subscribed(WatchedTable),
     Row(RowEvent),
-    /// The server ended the subscription; it is made again.
-    Closed {
+    /// Rows of the table may be old: why. `None` when that is over.
+    Stale {
         table: WatchedTable,
-        message: String,
+        why: Option<String>,
     },
+    /// There is no connection, or still none.
     Lost {
         error: String,
         retry_in: Duration,
+        is_still: bool,
     },
 }
 
@@ -65,53 +76,24 @@ pub(super) enum Notice {
 pub(super) struct RowEvent {
     pub(super) table: WatchedTable,
     pub(super) kind: ChangeKind,
+    /// It was there at the start: no change.
+    pub(super) is_initial: bool,
     /// A UUID, or the domain of a login.
     pub(super) key: String,
     /// Logins have none.
     pub(super) name: Option<String>,
+    /// The row, or the last that is known of it, where it was asked for.
+    pub(super) document: Option<Value>,
 }
 
 impl RowEvent {
-    /// The event in `body`; `None` for what only newer servers may send.
-    pub(super) fn from_body(body: Body) -> Option<Self> {
-        match body {
-            Body::PolicyEvent(event) => Some(Self {
-                table: WatchedTable::Policy,
-                kind: kind(event.event_type)?,
-                key: id(event.policy_id()),
-                name: event.name,
-            }),
-            Body::ScheduleEvent(event) => Some(Self {
-                table: WatchedTable::Schedule,
-                kind: kind(event.event_type)?,
-                key: id(event.schedule_id()),
-                name: event.schedule_name,
-            }),
-            Body::DomainLoginEvent(event) => Some(Self {
-                table: WatchedTable::DomainLogin,
-                kind: kind(event.event_type)?,
-                key: event.domain?,
-                name: None,
-            }),
-            _ => None,
-        }
-    }
-}
-
-/// The three event types have the same numbers.
-fn kind(number: Option<i32>) -> Option<ChangeKind> {
-    use proto::policy_event::EventType;
-    match EventType::try_from(number?).ok()? {
-        EventType::Added => Some(ChangeKind::Added),
-        EventType::Updated => Some(ChangeKind::Updated),
-        EventType::Deleted => Some(ChangeKind::Deleted),
-    }
-}
-
-fn id(bytes: &[u8]) -> String {
-    match Uuid::from_slice(bytes) {
-        Ok(id) => id.to_string(),
-        Err(_) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    pub(super) fn new(table: WatchedTable, change: RowChange) -> Self {
+        let RowChange { kind, key, old, new, is_initial } = change;
+        let row = new.or(old);
+        let document = row.as_ref().and_then(|row| row.document.as_ref()?.members());
+        let member = || document.as_ref()?.get(table.name_member()?)?.as_str();
+        let name = row.as_ref().and_then(|row| row.name.as_deref()).or_else(member).map(str::to_owned);
+        Self { table, kind, is_initial, key: key.to_string(), name, document: document.map(Value::Object) }
     }
 }
 
@@ -132,22 +114,33 @@ pub(super) fn json_line(notice: &Notice) -> Option<String> {
         r#type: &'static str,
         key: &'a str,
         name: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        document: Option<&'a Value>,
     }
     #[derive(Serialize)]
-    struct Closed<'a> {
-        table: &'static str,
+    struct Standing<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        table: Option<&'static str>,
         r#type: &'static str,
-        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
     }
+    let standing = |table: Option<WatchedTable>, r#type, message| {
+        serde_json::to_string(&Standing { table: table.map(WatchedTable::name), r#type, message })
+    };
     let json = match notice {
-        Notice::Connected { is_again: true } => Ok(r#"{"type":"RECONNECTED"}"#.to_owned()),
-        Notice::Row(RowEvent { table, kind, key, name }) => {
-            serde_json::to_string(&Row { table: table.name(), r#type: kind_name(*kind), key, name: name.as_deref() })
-        }
-        Notice::Closed { table, message } => {
-            serde_json::to_string(&Closed { table: table.name(), r#type: "CLOSED", message })
-        }
-        Notice::Connected { is_again: false } | Notice::Subscribed(_) | Notice::Lost { .. } => return None,
+        Notice::Row(RowEvent { table, kind, key, name, document, .. }) => serde_json::to_string(&Row {
+            table: table.name(),
+            r#type: kind_name(*kind),
+            key,
+            name: name.as_deref(),
+            document: document.as_ref(),
+        }),
+        Notice::Connected { is_again: true } => standing(None, "RECONNECTED", None),
+        Notice::Lost { error, is_still: false, .. } => standing(None, "DISCONNECTED", Some(error)),
+        Notice::Stale { table, why: Some(why) } => standing(Some(*table), "STALE", Some(why)),
+        Notice::Stale { table, why: None } => standing(Some(*table), "LIVE", None),
+        Notice::Connected { is_again: false } | Notice::Lost { is_still: true, .. } => return None,
     };
     Some(inert_json(json.expect("texts are always JSON")) + "\n")
 }
@@ -155,58 +148,56 @@ pub(super) fn json_line(notice: &Notice) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::{Document, Key, Seq};
+    use crate::client::Row;
 
-    fn row(body: Body) -> Option<String> {
-        RowEvent::from_body(body).and_then(|event| json_line(&Notice::Row(event)))
+    fn line(table: WatchedTable, kind: ChangeKind, key: &str, row: Row) -> String {
+        let (old, new) = if kind == ChangeKind::Deleted { (Some(row), None) } else { (None, Some(row)) };
+        let change = RowChange { kind, key: Key::text(key), old, new, is_initial: false };
+        json_line(&Notice::Row(RowEvent::new(table, change))).expect("a line")
     }
 
-    fn policy(event_type: Option<i32>, name: Option<&str>) -> Body {
-        Body::PolicyEvent(proto::PolicyEvent {
-            event_type,
-            policy_id: Some((0..16).collect::<Vec<u8>>().into()),
-            name: name.map(str::to_owned),
-        })
+    fn row(name: Option<&str>, document: Option<&str>) -> Row {
+        let document = document.map(|text| Document::parse(text.as_bytes()).expect("an object"));
+        Row { version: Seq(1), name: name.map(Into::into), document }
     }
 
     #[test]
-    fn each_event_is_one_line_of_json() {
-        let line = row(policy(Some(1), Some("Deep \"crawl\"\n\u{9b}2J")));
+    fn each_change_is_one_line_of_json() {
+        let policy = line(WatchedTable::Policy, ChangeKind::Added, "a-b", row(Some("Deep \"crawl\"\n\u{9b}2J"), None));
+        let expected = r#"{"table":"policy","type":"ADDED","key":"a-b","name":"Deep \"crawl\"\n\u009b2J"}"#;
+        assert_eq!(policy, format!("{expected}\n"));
+        let schedule = line(WatchedTable::Schedule, ChangeKind::Updated, "c", row(None, None));
+        assert_eq!(schedule, "{\"table\":\"schedule\",\"type\":\"UPDATED\",\"key\":\"c\",\"name\":null}\n");
+        let login = line(WatchedTable::DomainLogin, ChangeKind::Deleted, "forum.example", row(None, None));
+        let expected = "{\"table\":\"domain_login\",\"type\":\"DELETED\",\"key\":\"forum.example\",\"name\":null}\n";
+        assert_eq!(login, expected);
+    }
+
+    #[test]
+    fn a_document_knows_the_name_and_is_shown() {
+        let schedule = row(None, Some(r#"{"schedule_name":"Daily","name":"no","enabled":true}"#));
         let expected = concat!(
-            r#"{"table":"policy","type":"ADDED","key":"00010203-0405-0607-0809-0a0b0c0d0e0f","#,
-            r#""name":"Deep \"crawl\"\n\u009b2J"}"#,
+            r#"{"table":"schedule","type":"DELETED","key":"s","name":"Daily","#,
+            r#""document":{"enabled":true,"name":"no","schedule_name":"Daily"}}"#,
             "\n"
         );
-        assert_eq!(line.as_deref(), Some(expected));
-
-        let schedule = Body::ScheduleEvent(proto::ScheduleEvent {
-            event_type: Some(2),
-            schedule_id: Some(vec![0xab, 1].into()),
-            schedule_name: None,
-        });
-        let expected = "{\"table\":\"schedule\",\"type\":\"UPDATED\",\"key\":\"ab01\",\"name\":null}\n";
-        assert_eq!(row(schedule).as_deref(), Some(expected));
-
-        let login = proto::DomainLoginEvent { event_type: Some(3), domain: Some("forum.example".to_owned()) };
-        let expected = "{\"table\":\"domain_login\",\"type\":\"DELETED\",\"key\":\"forum.example\",\"name\":null}\n";
-        assert_eq!(row(Body::DomainLoginEvent(login)).as_deref(), Some(expected));
-    }
-
-    #[test]
-    fn unknown_events_are_passed_over() {
-        assert_eq!(row(policy(None, Some("a"))), None);
-        assert_eq!(row(policy(Some(4), Some("a"))), None);
-        assert_eq!(row(Body::TaskTree(proto::TaskTree::default())), None);
+        assert_eq!(line(WatchedTable::Schedule, ChangeKind::Deleted, "s", schedule), expected);
     }
 
     #[test]
     fn what_is_no_row_is_a_line_too() {
-        let closed = Notice::Closed { table: WatchedTable::Schedule, message: "it is over".to_owned() };
-        let expected = "{\"table\":\"schedule\",\"type\":\"CLOSED\",\"message\":\"it is over\"}\n";
-        assert_eq!(json_line(&closed).as_deref(), Some(expected));
+        let stale = |why: Option<&str>| Notice::Stale { table: WatchedTable::Schedule, why: why.map(str::to_owned) };
+        let expected = "{\"table\":\"schedule\",\"type\":\"STALE\",\"message\":\"it is slow\"}\n";
+        assert_eq!(json_line(&stale(Some("it is slow"))).as_deref(), Some(expected));
+        assert_eq!(json_line(&stale(None)).as_deref(), Some("{\"table\":\"schedule\",\"type\":\"LIVE\"}\n"));
+        let lost = |is_still| Notice::Lost { error: "gone".to_owned(), retry_in: Duration::ZERO, is_still };
+        let expected = "{\"type\":\"DISCONNECTED\",\"message\":\"gone\"}\n";
+        assert_eq!(json_line(&lost(false)).as_deref(), Some(expected));
+        assert_eq!(json_line(&lost(true)), None);
         let connected = |is_again| json_line(&Notice::Connected { is_again });
         assert_eq!(connected(true).as_deref(), Some("{\"type\":\"RECONNECTED\"}\n"));
         assert_eq!(connected(false), None);
-        assert_eq!(json_line(&Notice::Subscribed(WatchedTable::Policy)), None);
     }
 
     #[test]

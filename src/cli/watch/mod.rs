@@ -1,6 +1,5 @@
 //! `starfeed watch`.
 
-mod connection;
 mod event;
 mod live;
 mod screen;
@@ -12,43 +11,50 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use futures_util::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use connection::{Backoff, Connection};
-use event::{Notice, WatchedTable, json_line};
+use event::{Notice, RowEvent, WatchedTable, json_line};
 use live::LiveScreen;
 use view::View;
 
 use super::server_url::ServerUrl;
 use super::text::printable;
-use crate::client::ClientError;
+use crate::client::{ClientError, Query, Status, Subscriber, SubscriberBuilder, SubscriptionIndex, Update};
 
 /// Watch tables live
 ///
 /// Subscribes to the tables and shows their rows and every change: green is added, yellow updated, red deleted. Rows that
 /// just changed come first where the screen is too small for all. Ctrl-C ends it.
 ///
-/// With --json, or when standard output is no terminal, each event is one line of JSON instead. The rows that are there
-/// at the start come as ADDED. A lost connection is made again, after 0.5 to 10 seconds.
+/// With --json, or when standard output is no terminal, each change is one line of JSON instead. The rows that are there
+/// at the start come as ADDED.
+///
+/// What comes is checked: each event has a number, and every ten seconds the server says how many rows there are, and
+/// which. A lost connection is made again after at most 10 seconds, and what happened meanwhile follows: no row is shown
+/// twice, none is missed.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   starfeed watch                            all tables, on the screen
   starfeed watch policy schedule --for 60   two of them, for a minute
   starfeed watch policy --json --count 10   the first ten events as JSON
+  starfeed watch schedule --filter enabled  only rows for which this holds
   starfeed watch | jq -r 'select(.type == \"DELETED\") | .name'
 
 Lines of JSON:
   {\"table\":\"policy\",\"type\":\"ADDED\",\"key\":\"f3ebf024-…\",\"name\":\"Broad crawl\"}
     `type` is ADDED, UPDATED or DELETED. `key` is the id of the row, or the
-    domain of a domain login, whose `name` is null.
-  {\"table\":\"policy\",\"type\":\"CLOSED\",\"message\":\"…\"}
-    The server ended the subscription of this table. It is made again: forget
-    the rows of the table, those that are still there come as ADDED.
+    domain of a domain login, whose `name` is null. With --documents there is
+    a `document`: the row, without secrets; for DELETED as it was before.
+  {\"type\":\"DISCONNECTED\",\"message\":\"…\"}
   {\"type\":\"RECONNECTED\"}
-    The connection was lost and is there again: forget the rows of all tables,
-    those that are still there come as ADDED.")]
+    The connection was lost, and is there again: the changes of the time
+    between follow, deletions too. Keep what you have.
+  {\"table\":\"policy\",\"type\":\"STALE\",\"message\":\"…\"}
+  {\"table\":\"policy\",\"type\":\"LIVE\"}
+    What you have of the table may be old, and no longer is.")]
 pub(super) struct WatchArgs {
     /// The tables to watch [default: all of them]
     #[arg(value_name = "TABLE")]
@@ -62,6 +68,12 @@ pub(super) struct WatchArgs {
     /// End after so many events of rows (ADDED, UPDATED, DELETED), initial rows included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
+    /// Only rows for which this holds; a row that begins to match is ADDED, one that ceases to is DELETED
+    #[arg(long, value_name = "EXPR")]
+    filter: Option<String>,
+    /// Put the rows into the lines of JSON, as `document`
+    #[arg(long)]
+    documents: bool,
     #[command(flatten)]
     server: ServerUrl,
 }
@@ -76,6 +88,14 @@ impl WatchArgs {
         let is_wanted = |table: &WatchedTable| self.tables.is_empty() || self.tables.contains(table);
         WatchedTable::ALL.into_iter().filter(is_wanted).collect()
     }
+
+    fn queries(&self, tables: &[WatchedTable]) -> Vec<Query> {
+        let filtered = |query: Query| match &self.filter {
+            Some(filter) => query.filter(filter),
+            None => query,
+        };
+        tables.iter().map(|table| filtered(table.query(self.documents))).collect()
+    }
 }
 
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
@@ -83,13 +103,15 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
     let tables = args.tables();
     let is_live = !args.json && std::io::stdout().is_terminal();
     let output = if is_live {
-        Output::Live(LiveScreen::new(View::new(printable(&args.server.get()), &tables, started)))
+        Output::Live(LiveScreen::new(View::new(printable(&args.server.get()), &tables)))
     } else {
         Output::Json(String::new())
     };
     let mut watch = Watch {
+        queries: args.queries(&tables),
         server: args.server,
-        tables,
+        tables: tables.into_iter().map(|table| (table, false)).collect(),
+        is_connected: true,
         output,
         deadline: args.duration.and_then(|duration| started.checked_add(duration)),
         events_left: args.count,
@@ -144,7 +166,10 @@ const LONG: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Watch {
     server: ServerUrl,
-    tables: Vec<WatchedTable>,
+    queries: Vec<Query>,
+    /// In the order of the subscriptions, each with whether it was said to be stale.
+    tables: Vec<(WatchedTable, bool)>,
+    is_connected: bool,
     output: Output,
     deadline: Option<Instant>,
     events_left: Option<u64>,
@@ -152,75 +177,73 @@ struct Watch {
 
 impl Watch {
     async fn run(&mut self) -> Stop {
-        let mut backoff = Backoff::default();
-        let mut is_again = false;
-        loop {
-            let opened = Instant::now();
-            let error = match self.connect().await {
-                Ok(mut connection) => {
-                    let Err(end) = self.follow(&mut connection, is_again).await;
-                    match end {
-                        End::Lost(error) => error,
-                        End::Stop(stop) => return stop,
-                    }
-                }
-                Err(error) if !is_again => return Stop::Failed(error.into()),
-                Err(error) => error,
-            };
-            is_again = true;
-            let retry_in = backoff.pause_after(opened.elapsed());
-            if let Err(stop) = self.pause(error, retry_in).await {
-                return stop;
-            }
-        }
+        let mut subscriber = match self.connect().await {
+            Ok(subscriber) => subscriber,
+            Err(error) => return Stop::Failed(error.into()),
+        };
+        let Err(stop) = self.follow(&mut subscriber).await;
+        stop
     }
 
-    async fn connect(&self) -> Result<Connection, ClientError> {
-        let opening = Connection::open(&self.server, &self.tables);
-        let Some(deadline) = self.deadline else { return opening.await };
-        timeout_at(deadline, opening).await.unwrap_or_else(|_| {
+    async fn connect(&mut self) -> Result<Subscriber, ClientError> {
+        let builder = Subscriber::builder(&self.server.get());
+        let builder = std::mem::take(&mut self.queries).into_iter().fold(builder, SubscriberBuilder::subscribe);
+        let Some(deadline) = self.deadline else { return builder.connect().await };
+        timeout_at(deadline, builder.connect()).await.unwrap_or_else(|_| {
             let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer within the time of --for");
             Err(ClientError::Connect { address: self.server.get(), error })
         })
     }
 
     /// Shows what comes until something ends it.
-    async fn follow(&mut self, connection: &mut Connection, is_again: bool) -> Result<Infallible, End> {
-        self.show(&Notice::Connected { is_again })?;
-        for table in self.tables.clone() {
-            self.show(&Notice::Subscribed(table))?;
-        }
+    async fn follow(&mut self, subscriber: &mut Subscriber) -> Result<Infallible, Stop> {
+        self.show(&Notice::Connected { is_again: false })?;
         loop {
-            let mut next = Some(connection.next(self.wake()).await);
-            let mut events = 0;
-            let mut lost = None;
-            while let Some(notice) = next {
-                match notice {
-                    Ok(Some(notice)) => self.show(&notice)?,
-                    Ok(None) => {}
-                    Err(error) => {
-                        lost = Some(error);
-                        break;
-                    }
+            let mut next = timeout_at(self.wake(), subscriber.next()).await.ok();
+            let mut updates = 0;
+            while let Some(update) = next {
+                let update = update.map_err(|error| Stop::Failed(error.into()))?;
+                if let Some(notice) = self.notice(update) {
+                    self.show(&notice)?;
                 }
-                events += 1;
-                next = if events < BATCH_EVENTS_MAX { connection.ready() } else { None };
+                updates += 1;
+                next = if updates < BATCH_EVENTS_MAX { subscriber.next().now_or_never() } else { None };
             }
             self.flush()?;
-            if let Some(error) = lost {
-                return Err(End::Lost(error));
+        }
+    }
+
+    /// What `update` is to people and programs, if anything.
+    fn notice(&mut self, update: Update) -> Option<Notice> {
+        match update {
+            Update::Row(SubscriptionIndex(at), change) => Some(Notice::Row(RowEvent::new(self.tables[at].0, change))),
+            Update::Status(index, Status::Live) => self.standing(index, None),
+            Update::Status(_, Status::Initializing | Status::Ready | Status::Verified) => None,
+            Update::Status(index, Status::Stale(message)) => self.standing(index, Some(message)),
+            Update::Status(index, Status::Reset { message, .. }) => {
+                self.standing(index, Some(format!("the rows come anew: {message}")))
+            }
+            Update::Diverged(index, divergence) => {
+                self.standing(index, Some(format!("{divergence}; subscribing again")))
+            }
+            Update::Closed { subscription, message, .. } => {
+                self.standing(subscription, Some(format!("closed by the server: {message}; subscribing again")))
+            }
+            Update::Disconnected { error, retry_in } => {
+                let is_still = !std::mem::replace(&mut self.is_connected, false);
+                Some(Notice::Lost { error: error.to_string(), retry_in, is_still })
+            }
+            Update::Reconnected => {
+                self.is_connected = true;
+                Some(Notice::Connected { is_again: true })
             }
         }
     }
 
-    async fn pause(&mut self, error: ClientError, retry_in: Duration) -> Result<(), Stop> {
-        let until = Instant::now() + retry_in;
-        self.show(&Notice::Lost { error: error.to_string(), retry_in })?;
-        while Instant::now() < until {
-            sleep_until(self.wake().min(until)).await;
-            self.flush()?;
-        }
-        Ok(())
+    fn standing(&mut self, index: SubscriptionIndex, why: Option<String>) -> Option<Notice> {
+        let (table, is_stale) = &mut self.tables[index.0];
+        let was_stale = std::mem::replace(is_stale, why.is_some());
+        (was_stale || *is_stale).then_some(Notice::Stale { table: *table, why })
     }
 
     fn show(&mut self, notice: &Notice) -> Result<(), Stop> {
@@ -247,19 +270,6 @@ impl Watch {
     }
 }
 
-/// Why a connection is followed no more.
-#[derive(Debug)]
-enum End {
-    Lost(ClientError),
-    Stop(Stop),
-}
-
-impl From<Stop> for End {
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
 /// Where events go.
 #[derive(Debug)]
 enum Output {
@@ -278,11 +288,11 @@ impl Output {
             Self::Json(lines) => lines,
         };
         match notice {
-            Notice::Lost { error, retry_in } => {
-                eprintln!("starfeed: {}; trying again in {} s", printable(error), retry_in.as_secs_f32());
+            Notice::Lost { error, retry_in, .. } => {
+                eprintln!("starfeed: {}; trying again in {:.1} s", printable(error), retry_in.as_secs_f32());
             }
             Notice::Connected { is_again: true } => eprintln!("starfeed: connected again"),
-            Notice::Connected { is_again: false } | Notice::Subscribed(_) | Notice::Row(_) | Notice::Closed { .. } => {}
+            Notice::Connected { is_again: false } | Notice::Row(_) | Notice::Stale { .. } => {}
         }
         lines.extend(json_line(notice));
         if lines.len() < BATCH_BYTES_MAX { Ok(()) } else { self.flush(now) }

@@ -87,8 +87,8 @@ fn heading(table: &TableView, now: Instant) -> Line {
         (Look::Heading, table.table.name().to_owned()),
         (Look::Plain, format!("{GAP}{rows}{GAP}{changes}{GAP}{:.1}/s", table.rate(now))),
     ];
-    if let Some(message) = &table.closed {
-        pieces.push((Look::Warning, format!("{GAP}closed by the server: {message}; subscribing again")));
+    if let Some(why) = &table.stale {
+        pieces.push((Look::Warning, format!("{GAP}{why}")));
     }
     Line(pieces)
 }
@@ -178,7 +178,7 @@ mod tests {
     impl Fixture {
         fn new(tables: &[WatchedTable]) -> Self {
             let start = Instant::now();
-            let view = View::new("ws://127.0.0.1:8000/ws/".to_owned(), tables, start);
+            let view = View::new("ws://127.0.0.1:8000/ws/".to_owned(), tables);
             let mut fixture = Self { start, view };
             fixture.notice(0.0, &Notice::Connected { is_again: false });
             fixture
@@ -193,7 +193,8 @@ mod tests {
         }
 
         fn row(&mut self, seconds: f64, table: WatchedTable, kind: ChangeKind, key: &str, name: Option<&str>) {
-            let event = RowEvent { table, kind, key: key.to_owned(), name: name.map(str::to_owned) };
+            let (key, name) = (key.to_owned(), name.map(str::to_owned));
+            let event = RowEvent { table, kind, is_initial: seconds == 0.0, key, name, document: None };
             self.notice(seconds, &Notice::Row(event));
         }
 
@@ -334,29 +335,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_and_a_closed_subscription_are_said() {
+    fn a_lost_connection_and_old_rows_are_said() {
         let mut fixture = policies();
         let error = "the server ended the connection: it is gone".to_owned();
-        fixture.notice(1.0, &Notice::Lost { error, retry_in: Duration::from_millis(2500) });
-        let message = "the table\u{7} is gone".to_owned();
-        fixture.notice(1.0, &Notice::Closed { table: Policy, message });
+        fixture.notice(1.0, &Notice::Lost { error, retry_in: Duration::from_millis(2500), is_still: false });
+        let why = Some("the table\u{7} is slow".to_owned());
+        fixture.notice(1.0, &Notice::Stale { table: Policy, why });
         let text = fixture.text(1.2, 120, 24);
         assert_eq!(
             text[0],
             "starfeed watch  ws://127.0.0.1:8000/ws/  not connected, trying again in 3 s: the server ended the connection: it \
              is gone"
         );
-        assert_eq!(
-            text[2],
-            "policy  3 rows  0 changes  0.0/s  closed by the server: the table is gone; subscribing again"
-        );
+        assert_eq!(text[2], "policy  3 rows  0 changes  0.0/s  the table is slow");
         assert_eq!(text.len(), 6);
         fixture.notice(4.0, &Notice::Connected { is_again: true });
-        fixture.notice(4.0, &Notice::Subscribed(Policy));
-        assert_eq!(
-            fixture.text(4.0, 120, 24),
-            ["starfeed watch  ws://127.0.0.1:8000/ws/  connected, Ctrl-C ends", "", "policy  0 rows  0 changes  0.0/s",]
-        );
+        fixture.notice(4.0, &Notice::Stale { table: Policy, why: None });
+        let text = fixture.text(4.0, 120, 24);
+        assert_eq!(text[0], "starfeed watch  ws://127.0.0.1:8000/ws/  connected, Ctrl-C ends");
+        assert_eq!(text[2], "policy  3 rows  0 changes  0.0/s");
     }
 
     #[test]

@@ -13,8 +13,6 @@ use crate::cli::text::printable;
 pub(super) const HIGHLIGHT: Duration = Duration::from_secs(10);
 /// How long a row is shown after it was deleted.
 const GHOST: Duration = Duration::from_secs(3);
-/// The first rows of a subscription are no changes. They come at once; whatever is added after this pause is one.
-const LOADING_PAUSE: Duration = Duration::from_secs(1);
 const RATE_SECONDS: u64 = 10;
 /// More changed rows than any screen shows.
 const RECENT_MAX: usize = 1000;
@@ -35,18 +33,17 @@ pub(super) enum Link {
 }
 
 impl View {
-    pub(super) fn new(url: String, tables: &[WatchedTable], now: Instant) -> Self {
-        Self { url, link: Link::Connected, tables: tables.iter().map(|table| TableView::new(*table, now)).collect() }
+    pub(super) fn new(url: String, tables: &[WatchedTable]) -> Self {
+        Self { url, link: Link::Connected, tables: tables.iter().map(|table| TableView::new(*table)).collect() }
     }
 
     pub(super) fn apply(&mut self, notice: &Notice, now: Instant) {
         match notice {
             Notice::Connected { .. } => self.link = Link::Connected,
-            Notice::Lost { error, retry_in } => {
+            Notice::Lost { error, retry_in, .. } => {
                 self.link = Link::Lost { error: printable(error), retry_at: now + *retry_in };
             }
-            Notice::Subscribed(table) => self.table(*table, |view| view.begin(now)),
-            Notice::Closed { table, message } => self.table(*table, |view| view.closed = Some(printable(message))),
+            Notice::Stale { table, why } => self.table(*table, |view| view.stale = why.as_deref().map(printable)),
             Notice::Row(event) => self.table(event.table, |view| view.apply(event, now)),
         }
     }
@@ -69,8 +66,8 @@ pub(super) struct TableView {
     pub(super) table: WatchedTable,
     /// Changes seen since the start.
     pub(super) changes: u64,
-    /// Why the server closed the subscription, until there is a new one.
-    pub(super) closed: Option<String>,
+    /// Why rows may be old, until they are not.
+    pub(super) stale: Option<String>,
     rows: HashMap<String, RowView>,
     order: BTreeSet<Place>,
     ghosts: usize,
@@ -79,8 +76,6 @@ pub(super) struct TableView {
     /// Changes that stand out, oldest first.
     recent: VecDeque<(Instant, String)>,
     rate: Rate,
-    /// While the first rows come: when the last one did.
-    loading: Option<Instant>,
 }
 
 /// Where a row stands: by name, then by key.
@@ -103,18 +98,17 @@ impl RowView {
 }
 
 impl TableView {
-    fn new(table: WatchedTable, now: Instant) -> Self {
+    fn new(table: WatchedTable) -> Self {
         Self {
             table,
             changes: 0,
-            closed: None,
+            stale: None,
             rows: HashMap::new(),
             order: BTreeSet::new(),
             ghosts: 0,
             deleted: VecDeque::new(),
             recent: VecDeque::new(),
             rate: Rate::default(),
-            loading: Some(now),
         }
     }
 
@@ -145,16 +139,9 @@ impl TableView {
         rows
     }
 
-    fn begin(&mut self, now: Instant) {
-        *self = Self { changes: self.changes, rate: std::mem::take(&mut self.rate), ..Self::new(self.table, now) };
-    }
-
     fn apply(&mut self, event: &RowEvent, now: Instant) {
-        let is_initial = event.kind == ChangeKind::Added && self.is_loading(now);
-        let change = (!is_initial).then_some((event.kind, now));
-        if is_initial {
-            self.loading = Some(now);
-        } else {
+        let change = (!event.is_initial).then_some((event.kind, now));
+        if !event.is_initial {
             self.changes += 1;
             self.rate.add(now);
             self.recent.push_back((now, event.key.clone()));
@@ -173,11 +160,6 @@ impl TableView {
             self.deleted.push_back((now, event.key.clone()));
         }
         self.rows.insert(event.key.clone(), row);
-    }
-
-    fn is_loading(&mut self, now: Instant) -> bool {
-        self.loading = self.loading.filter(|last| now.saturating_duration_since(*last) < LOADING_PAUSE);
-        self.loading.is_some()
     }
 
     fn remove(&mut self, key: &str) {
@@ -237,16 +219,25 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let start = Instant::now();
-            Self { start, view: TableView::new(WatchedTable::Policy, start) }
+            Self { start, view: TableView::new(WatchedTable::Policy) }
         }
 
         fn at(&self, seconds: f64) -> Instant {
             self.start + Duration::from_secs_f64(seconds)
         }
 
+        /// A row that was there at the start.
+        fn initial(&mut self, key: &str, name: &str) {
+            self.event(0.0, true, Added, key, name);
+        }
+
         fn apply(&mut self, seconds: f64, kind: ChangeKind, key: &str, name: &str) {
-            let event =
-                RowEvent { table: WatchedTable::Policy, kind, key: key.to_owned(), name: Some(name.to_owned()) };
+            self.event(seconds, false, kind, key, name);
+        }
+
+        fn event(&mut self, seconds: f64, is_initial: bool, kind: ChangeKind, key: &str, name: &str) {
+            let (key, name) = (key.to_owned(), Some(name.to_owned()));
+            let event = RowEvent { table: WatchedTable::Policy, kind, is_initial, key, name, document: None };
             self.view.apply(&event, self.at(seconds));
         }
 
@@ -261,8 +252,8 @@ mod tests {
     #[test]
     fn the_first_rows_are_no_changes_and_stand_by_name() {
         let mut fixture = Fixture::new();
-        for (number, (key, name)) in [("1", "beta"), ("2", "Alpha"), ("3", "alpha")].into_iter().enumerate() {
-            fixture.apply(f64::from(u8::try_from(number).expect("few")) * 0.9, Added, key, name);
+        for (key, name) in [("1", "beta"), ("2", "Alpha"), ("3", "alpha")] {
+            fixture.initial(key, name);
         }
         assert_eq!(fixture.select(1.8, 9), [("2", None), ("3", None), ("1", None)]);
         assert_eq!((fixture.view.rows(), fixture.view.changes), (3, 0));
@@ -274,7 +265,7 @@ mod tests {
     #[test]
     fn a_deleted_row_is_shown_for_a_while() {
         let mut fixture = Fixture::new();
-        fixture.apply(0.0, Added, "1", "a");
+        fixture.initial("1", "a");
         fixture.apply(5.0, Deleted, "1", "a");
         fixture.view.expire(fixture.at(7.9));
         assert_eq!(fixture.select(7.9, 9), [("1", Some(Deleted))]);
@@ -287,7 +278,7 @@ mod tests {
     #[test]
     fn a_row_that_is_back_stays() {
         let mut fixture = Fixture::new();
-        fixture.apply(0.0, Added, "1", "a");
+        fixture.initial("1", "a");
         fixture.apply(5.0, Deleted, "1", "a");
         fixture.apply(6.0, Added, "1", "a");
         fixture.apply(7.0, Deleted, "1", "a");
@@ -303,7 +294,7 @@ mod tests {
     fn changed_rows_come_before_others_where_room_is_short() {
         let mut fixture = Fixture::new();
         for key in ["a", "b", "c", "d", "e"] {
-            fixture.apply(0.0, Added, key, key);
+            fixture.initial(key, key);
         }
         fixture.apply(5.0, Updated, "e", "e");
         fixture.apply(6.0, Updated, "d", "d");
@@ -319,23 +310,11 @@ mod tests {
     #[test]
     fn a_renamed_row_moves() {
         let mut fixture = Fixture::new();
-        fixture.apply(0.0, Added, "1", "a");
-        fixture.apply(0.0, Added, "2", "b");
+        fixture.initial("1", "a");
+        fixture.initial("2", "b");
         fixture.apply(0.5, Updated, "1", "c");
         assert_eq!(fixture.select(0.5, 9), [("2", None), ("1", Some(Updated))]);
         assert_eq!(fixture.view.changes, 1);
-    }
-
-    #[test]
-    fn a_new_subscription_begins_with_nothing() {
-        let mut fixture = Fixture::new();
-        fixture.apply(0.0, Added, "1", "a");
-        fixture.apply(5.0, Updated, "1", "a");
-        fixture.view.closed = Some("over".to_owned());
-        fixture.view.begin(fixture.at(6.0));
-        assert_eq!((fixture.view.shown(), fixture.view.changes, fixture.view.closed.as_deref()), (0, 1, None));
-        fixture.apply(6.5, Added, "1", "a");
-        assert_eq!(fixture.select(6.5, 9), [("1", None)]);
     }
 
     #[test]

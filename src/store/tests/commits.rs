@@ -149,18 +149,19 @@ fn a_change_says_what_happened_where_and_when() {
     write(&store, vec![put(policies(), "a", value(1))]);
     let unit = vec![put(Table::in_namespace("tenant", "policy"), "a", value(2)), put(policies(), "a", value(3))];
     let changes = store.commit(Timestamp(77), &[unit]).expect("the disk works").changes;
-    let change = |seq, table, old, new| Change {
+    let change = |seq, table, old, old_version, new| Change {
         seq: Seq(seq),
         table,
         key: Key::text("a"),
         old,
+        old_version: Seq(old_version),
         new: Some(new),
         time: Timestamp(77),
         cause: crate::change::Cause::Write,
     };
     let expected = [
-        change(2, Table::in_namespace("tenant", "policy"), None, value(2)),
-        change(3, policies(), Some(value(1)), value(3)),
+        change(2, Table::in_namespace("tenant", "policy"), None, 0, value(2)),
+        change(3, policies(), Some(value(1)), 1, value(3)),
     ];
     assert_eq!(changes, expected);
     // The log tells the same as the commit did.

@@ -1,0 +1,310 @@
+//! The distinct views of a table: each filter is evaluated once, however many subscribe with it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::{Outbox, Published, SubscriptionId, ViewChange, outbox::Pushed};
+use crate::change::{Change, ChangeKind, Seq};
+use crate::matcher::{FilterId, Match, Matcher, Scratch};
+use crate::metrics::Metrics;
+use crate::summary::Summary;
+use crate::view::{KeyRule, View, kind_in_view};
+
+/// A view of a feed, for as long as it has subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ViewId(u32);
+
+/// What tells views of one table apart.
+type ViewKey = (KeyRule, Option<Arc<str>>);
+
+fn key_of(view: &View) -> ViewKey {
+    (view.keys, view.filter.as_ref().map(|filter| Arc::clone(filter.shared_canonical())))
+}
+
+struct ViewState {
+    view: Arc<View>,
+    filter: Option<FilterId>,
+    subscriptions: usize,
+    live: BTreeMap<SubscriptionId, Live>,
+    /// The rows of the view at a position, once somebody has counted them.
+    summary: Option<(Seq, Summary)>,
+}
+
+pub(super) struct Live {
+    pub(super) outbox: Arc<Outbox>,
+    /// The last change the subscriber has; only later ones are handed over.
+    pub(super) after: Seq,
+}
+
+/// All views of a table.
+pub(super) struct Views {
+    slots: Vec<Option<ViewState>>,
+    free: Vec<u32>,
+    by_key: HashMap<ViewKey, ViewId>,
+    /// The views without a filter, which every change concerns.
+    unfiltered: Vec<ViewId>,
+    /// By the number of their filter: a view for each rule of keys.
+    by_filter: Vec<[Option<ViewId>; KeyRule::COUNT]>,
+    unindexed: usize,
+    /// Lent to the publisher while it matches: no filter runs under the lock.
+    matching: Option<Box<Matching>>,
+    /// What happened to the filters while it was lent.
+    missed: Vec<Missed>,
+}
+
+enum Missed {
+    Added(ViewId),
+    Removed(FilterId),
+}
+
+/// The filters of a table, and room to match them.
+pub(super) struct Matching {
+    matcher: Matcher,
+    scratch: Scratch,
+    found: Vec<Match>,
+}
+
+/// What a change does in the view of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Matched {
+    filter: FilterId,
+    /// Which change of the batch.
+    at: usize,
+    before: bool,
+    after: bool,
+}
+
+impl Matching {
+    /// What each change of `batch` does in the view of each filter.
+    pub(super) fn run(&mut self, batch: &[Arc<Published>]) -> Vec<Matched> {
+        let mut matched = Vec::new();
+        for (at, published) in batch.iter().enumerate() {
+            let Change { old, new, .. } = published.change();
+            self.matcher.matches(old.as_ref(), new.as_ref(), &mut self.scratch, &mut self.found);
+            matched.extend(self.found.iter().map(|found| {
+                let Match { filter, old: before, new: after } = *found;
+                Matched { filter, at, before, after }
+            }));
+        }
+        matched.sort_unstable();
+        matched
+    }
+}
+
+impl Views {
+    pub(super) fn new(seed: u64) -> Self {
+        let matching = Matching { matcher: Matcher::new(seed), scratch: Scratch::default(), found: Vec::new() };
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            unfiltered: Vec::new(),
+            by_filter: Vec::new(),
+            unindexed: 0,
+            matching: Some(Box::new(matching)),
+            missed: Vec::new(),
+        }
+    }
+
+    /// Adds a subscription to `view`, or to the one that is like it; `None` where it is a new one whose filter no index finds, and there are `unindexed_max` of those.
+    pub(super) fn attach(&mut self, view: &Arc<View>, unindexed_max: usize) -> Option<(ViewId, Arc<View>)> {
+        let key = key_of(view);
+        if let Some(&id) = self.by_key.get(&key) {
+            let state = self.state_mut(id);
+            state.subscriptions += 1;
+            return Some((id, Arc::clone(&state.view)));
+        }
+        let is_unindexed = view.filter.as_ref().is_some_and(|filter| !filter.plan().is_indexed);
+        if is_unindexed && self.unindexed >= unindexed_max {
+            return None;
+        }
+        self.unindexed += usize::from(is_unindexed);
+        let state =
+            ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), summary: None };
+        let id = match self.free.pop() {
+            Some(slot) => ViewId(slot),
+            None => {
+                self.slots.push(None);
+                ViewId(u32::try_from(self.slots.len() - 1).expect("a table has fewer than 2^32 views"))
+            }
+        };
+        self.slots[id.0 as usize] = Some(state);
+        self.by_key.insert(key, id);
+        match (&view.filter, &self.matching) {
+            (None, _) => self.unfiltered.push(id),
+            (Some(_), Some(_)) => self.add_filter(id),
+            (Some(_), None) => self.missed.push(Missed::Added(id)),
+        }
+        Some((id, Arc::clone(view)))
+    }
+
+    pub(super) fn detach(&mut self, id: ViewId, subscription: SubscriptionId) {
+        let state = self.state_mut(id);
+        state.live.remove(&subscription);
+        state.subscriptions -= 1;
+        if state.subscriptions > 0 {
+            return;
+        }
+        let state = self.slots[id.0 as usize].take().expect("a view stays as long as it has subscriptions");
+        self.by_key.remove(&key_of(&state.view));
+        self.free.push(id.0);
+        self.unfiltered.retain(|other| *other != id);
+        self.unindexed -= usize::from(state.view.filter.as_ref().is_some_and(|filter| !filter.plan().is_indexed));
+        match state.filter {
+            Some(filter) => {
+                self.by_filter[filter.0 as usize][state.view.keys as usize] = None;
+                self.remove_filter(filter);
+            }
+            // Added while the filters were lent, if it has one: then it is not among them yet.
+            None => self.missed.retain(|missed| !matches!(missed, Missed::Added(added) if *added == id)),
+        }
+    }
+
+    fn add_filter(&mut self, id: ViewId) {
+        let Self { matching: Some(matching), slots, .. } = self else {
+            panic!("a filter was added while the filters were lent");
+        };
+        let state = slots[id.0 as usize].as_mut().expect("a view that is attached is there");
+        let filter = state.view.filter.as_ref().expect("a view without a filter is not matched");
+        let filter_id = matching.matcher.insert(filter);
+        state.filter = Some(filter_id);
+        let keys = state.view.keys;
+        let at = filter_id.0 as usize;
+        if self.by_filter.len() <= at {
+            self.by_filter.resize(at + 1, [None; KeyRule::COUNT]);
+        }
+        self.by_filter[at][keys as usize] = Some(id);
+    }
+
+    fn remove_filter(&mut self, filter: FilterId) {
+        match &mut self.matching {
+            Some(matching) => matching.matcher.remove(filter),
+            None => self.missed.push(Missed::Removed(filter)),
+        }
+    }
+
+    /// The filters, to match a batch without the lock; `None` where there are none.
+    pub(super) fn lend(&mut self) -> Option<Box<Matching>> {
+        self.matching.take_if(|matching| !matching.matcher.is_empty())
+    }
+
+    pub(super) fn give_back(&mut self, matching: Box<Matching>) {
+        assert!(self.matching.replace(matching).is_none(), "two publishers match at a time");
+        for missed in std::mem::take(&mut self.missed) {
+            match missed {
+                Missed::Added(id) => self.add_filter(id),
+                Missed::Removed(filter) => self.remove_filter(filter),
+            }
+        }
+    }
+
+    /// Hands `batch` to the subscribers of all views that it concerns.
+    pub(super) fn hand_over(&mut self, batch: &[Arc<Published>], matched: &[Matched], metrics: &Metrics) {
+        for at in 0..self.unfiltered.len() {
+            let changes = batch.iter().filter_map(|published| {
+                let Change { old, new, .. } = published.change();
+                Some((published, kind_in_view(old.is_some(), new.is_some())?))
+            });
+            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics);
+        }
+        for of_filter in matched.chunk_by(|one, other| one.filter == other.filter) {
+            // A view whose last subscriber left while it was matched is gone.
+            for id in self.by_filter[of_filter[0].filter.0 as usize].into_iter().flatten() {
+                let changes = of_filter
+                    .iter()
+                    .filter_map(|matched| Some((&batch[matched.at], kind_in_view(matched.before, matched.after)?)));
+                self.state_mut(id).hand_over(changes, metrics);
+            }
+        }
+    }
+
+    /// Makes the subscriber live behind `after`, where its view is `summary`. `is_complete` says that everything up to `after`
+    /// was handed over to the others of the view.
+    pub(super) fn go_live(
+        &mut self,
+        id: ViewId,
+        subscription: SubscriptionId,
+        live: Live,
+        summary: Summary,
+        is_complete: bool,
+    ) -> GoneLive {
+        let state = self.state_mut(id);
+        let after = live.after;
+        state.live.insert(subscription, live);
+        let known = *state.summary.get_or_insert((after, summary));
+        if !is_complete || known.1 == summary {
+            return GoneLive::AsExpected;
+        }
+        // Whoever counted last is believed; the others are told at the next mark, and start anew.
+        state.summary = Some((after, summary));
+        GoneLive::Diverged
+    }
+
+    pub(super) fn live(&self, id: ViewId, subscription: SubscriptionId) -> Option<&Live> {
+        self.state(id).live.get(&subscription)
+    }
+
+    pub(super) fn summary(&self, id: ViewId) -> Option<Summary> {
+        self.state(id).summary.map(|(_, summary)| summary)
+    }
+
+    /// The subscribers that are live.
+    pub(super) fn live_count(&self) -> usize {
+        self.slots.iter().flatten().map(|state| state.live.len()).sum()
+    }
+
+    /// The distinct filters.
+    pub(super) fn filter_count(&self) -> usize {
+        self.by_key.len() - self.unfiltered.len()
+    }
+
+    fn state(&self, id: ViewId) -> &ViewState {
+        self.slots[id.0 as usize].as_ref().expect("a view stays as long as it has subscriptions")
+    }
+
+    fn state_mut(&mut self, id: ViewId) -> &mut ViewState {
+        self.slots[id.0 as usize].as_mut().expect("a view stays as long as it has subscriptions")
+    }
+}
+
+/// Whether a subscriber that went live holds what the others of its view hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoneLive {
+    AsExpected,
+    Diverged,
+}
+
+impl ViewState {
+    fn hand_over<'a>(&mut self, changes: impl Iterator<Item = (&'a Arc<Published>, ChangeKind)>, metrics: &Metrics) {
+        let mut batch = Vec::new();
+        for (published, kind) in changes {
+            if !self.view.names(&published.change().key, &metrics.row_problems) {
+                continue;
+            }
+            // Nobody has been live yet where there is none.
+            let Some((at, summary)) = &mut self.summary else { return };
+            if published.seq() > *at {
+                published.apply(kind, summary);
+                *at = published.seq();
+            }
+            if !self.live.is_empty() {
+                batch.push(ViewChange::new(Arc::clone(published), kind, *summary));
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let head = batch[batch.len() - 1].published().seq();
+        self.live.retain(|&subscription, live| match live.outbox.push(subscription, live.after, &batch) {
+            Pushed::All => {
+                live.after = live.after.max(head);
+                true
+            }
+            // It is behind now and comes back by `Feed::advance`.
+            Pushed::Overflowed => {
+                metrics.fell_behind.inc();
+                false
+            }
+        });
+    }
+}

@@ -1,0 +1,344 @@
+//! The subscriptions of a session: each is live, or behind and catching up. One path serves those that are new, those that
+//! were cut off, and those whose client was too slow.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::Read;
+use super::follower::{Follower, Progress, Sealing};
+use crate::feed::{Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, SubscriptionId, Waiting};
+use crate::metrics::Metrics;
+use crate::store::{PageBudget, StoreError};
+use crate::wire::{Event, News, ResetReason, ServerMessage, StateKind};
+
+/// Taken from the outbox at a time: enough for one write to the socket.
+const TAKEN_BYTES: usize = 64 * 1024;
+
+/// A page may have so much even where nothing more may wait: subscriptions that are behind must come on.
+const PAGE_BYTES_MIN: usize = 4 * 1024;
+
+/// What a subscription that is behind is being sent.
+#[derive(Debug)]
+struct OpenPage {
+    subscription_id: i32,
+    items: VecDeque<PageItem>,
+    cursor: Cursor,
+    /// Counted among all that waits.
+    bytes: usize,
+    waiting: Arc<Waiting>,
+}
+
+impl OpenPage {
+    fn new(subscription_id: i32, page: Page, waiting: &Arc<Waiting>) -> Self {
+        let size = |item: &PageItem| match &item.content {
+            Content::Row(row) => row.size(),
+            Content::Change(published, _) => published.size(),
+        };
+        let bytes = page.items.iter().map(size).sum();
+        waiting.add(bytes);
+        let Page { items, cursor } = page;
+        Self { subscription_id, items: items.into(), cursor, bytes, waiting: Arc::clone(waiting) }
+    }
+}
+
+impl Drop for OpenPage {
+    fn drop(&mut self) {
+        self.waiting.remove(self.bytes);
+    }
+}
+
+/// The read that a subscription waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Wanted(i32),
+    Running,
+}
+
+/// The subscriptions of a session.
+#[derive(Debug)]
+pub(super) struct Followers {
+    outbox: Arc<Outbox>,
+    sealing: Arc<Sealing>,
+    metrics: Arc<Metrics>,
+    /// Boxed, because a node of the map has room for eleven.
+    by_id: BTreeMap<i32, Box<Follower>>,
+    ids: HashMap<SubscriptionId, i32>,
+    /// Taken from the outbox, not yet sent.
+    taken: VecDeque<Delivery>,
+    /// Those that are behind, in turn; not the one whose page is open or read.
+    behind: VecDeque<i32>,
+    page: Option<OpenPage>,
+    reading: Option<Reading>,
+    /// What clients are to be told before anything else.
+    announced: VecDeque<(i32, StateKind)>,
+    /// Ended by the server; their clients are yet to be told.
+    ended: VecDeque<(i32, String)>,
+}
+
+impl Followers {
+    pub(super) fn new(outbox: Arc<Outbox>, sealing: Arc<Sealing>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            outbox,
+            sealing,
+            metrics,
+            by_id: BTreeMap::new(),
+            ids: HashMap::new(),
+            taken: VecDeque::new(),
+            behind: VecDeque::new(),
+            page: None,
+            reading: None,
+            announced: VecDeque::new(),
+            ended: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Adds a subscription; `reset` says why its client cannot go on where it wished to.
+    pub(super) fn add(&mut self, subscription_id: i32, follower: Follower, reset: Option<ResetReason>) {
+        self.ids.insert(follower.subscription.id(), subscription_id);
+        let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
+        self.by_id.insert(subscription_id, Box::new(follower));
+        self.behind.push_back(subscription_id);
+        if let Some(reason) = reset {
+            self.announce_reset(subscription_id, reason);
+        } else if is_initializing {
+            self.announce(subscription_id, StateKind::Initializing);
+        }
+    }
+
+    /// Ends a subscription; says whether there was one. What was taken for it already is not sent.
+    pub(super) fn remove(&mut self, subscription_id: i32) -> bool {
+        let Some(follower) = self.by_id.remove(&subscription_id) else {
+            // One that has ended, and whose client does not know it yet, ends as the client wishes.
+            let untold = self.ended.len();
+            self.ended.retain(|(id, _)| *id != subscription_id);
+            return self.ended.len() < untold;
+        };
+        self.ids.remove(&follower.subscription.id());
+        self.behind.retain(|id| *id != subscription_id);
+        self.announced.retain(|(id, _)| *id != subscription_id);
+        self.page.take_if(|page| page.subscription_id == subscription_id);
+        self.reading.take_if(|reading| *reading == Reading::Wanted(subscription_id));
+        true
+    }
+
+    /// Begins the heartbeats that are due at `now_ms`.
+    pub(super) fn tick(&mut self, now_ms: u64) {
+        let mut untold = Vec::new();
+        for (&subscription_id, follower) in &mut self.by_id {
+            let Some(interval_ms) = follower.wishes.heartbeat_ms else { continue };
+            if follower.heartbeat_due_ms.is_none_or(|due_ms| due_ms > now_ms) {
+                continue;
+            }
+            follower.heartbeat_due_ms = Some(now_ms.saturating_add(interval_ms));
+            // A client that has not taken the last one gets no second one.
+            if !std::mem::replace(&mut follower.heartbeat_waits, true) && !follower.subscription.mark() {
+                untold.push(subscription_id);
+            }
+        }
+        self.announced.extend(untold.into_iter().map(|subscription_id| (subscription_id, StateKind::Heartbeat)));
+    }
+
+    /// When the next heartbeat is due, in milliseconds of the session's clock.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        self.by_id.values().filter_map(|follower| follower.heartbeat_due_ms).min()
+    }
+
+    /// The next event, if there is one now: what the feed handed over first, so that those that are live stay live.
+    pub(super) fn next_event(&mut self) -> Option<ServerMessage> {
+        loop {
+            if let Some((subscription_id, message)) = self.ended.pop_front() {
+                let event = Event { news: News::Closed { message }, token: None, number: None };
+                return Some(ServerMessage::Event { subscription_id, event });
+            }
+            let next = self.next_announcement().or_else(|| self.next_delivery()).or_else(|| self.next_page_item());
+            if let Some((subscription_id, event)) = next {
+                return Some(ServerMessage::Event { subscription_id, event });
+            }
+            if self.announced.is_empty() && !self.advance() {
+                return None;
+            }
+        }
+    }
+
+    fn announce(&mut self, subscription_id: i32, kind: StateKind) {
+        if self.by_id.get(&subscription_id).is_some_and(|follower| follower.wishes.states) {
+            self.announced.push_back((subscription_id, kind));
+        }
+    }
+
+    fn announce_reset(&mut self, subscription_id: i32, reason: ResetReason) {
+        self.metrics.resets.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+        self.announced.push_back((subscription_id, StateKind::Reset(reason)));
+        self.announce(subscription_id, StateKind::Initializing);
+    }
+
+    fn next_announcement(&mut self) -> Option<(i32, Event)> {
+        let (subscription_id, kind) = self.announced.pop_front()?;
+        let follower =
+            self.by_id.get_mut(&subscription_id).expect("the announcements of an ended subscription are dropped");
+        if kind == StateKind::Heartbeat {
+            follower.heartbeat_waits = false;
+        }
+        Some((subscription_id, follower.state_event(kind, &self.sealing)))
+    }
+
+    /// Stops at what is to be announced first.
+    fn next_delivery(&mut self) -> Option<(i32, Event)> {
+        loop {
+            if self.taken.is_empty() {
+                self.outbox.take(TAKEN_BYTES, &mut self.taken);
+            }
+            match self.taken.pop_front()? {
+                Delivery::Change { subscription, change } => {
+                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                        continue;
+                    };
+                    let seq = change.published().seq();
+                    let Progress::Live { after } = follower.progress else {
+                        panic!("a subscription that is behind was handed change {seq}");
+                    };
+                    assert!(seq > after, "change {seq} was handed over after {after}");
+                    return Some((subscription_id, follower.live_event(&change, &self.sealing)));
+                }
+                Delivery::FellBehind { subscription, after } => {
+                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                        continue;
+                    };
+                    follower.fall_behind(after);
+                    self.behind.push_back(subscription_id);
+                    self.announce(subscription_id, StateKind::Slow);
+                }
+                Delivery::Mark { subscription, at, summary } => {
+                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                        continue;
+                    };
+                    follower.reach(at, summary);
+                    self.announce(subscription_id, StateKind::Heartbeat);
+                }
+            }
+            if !self.announced.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    fn next_page_item(&mut self) -> Option<(i32, Event)> {
+        if !self.announced.is_empty() {
+            return None;
+        }
+        let page = self.page.as_mut()?;
+        let subscription_id = page.subscription_id;
+        let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
+        if let Some(item) = page.items.pop_front() {
+            return Some((subscription_id, follower.page_event(item, &self.sealing)));
+        }
+        let is_ready = follower.end_page(page.cursor.clone());
+        self.behind.push_back(subscription_id);
+        self.page = None;
+        if is_ready {
+            self.announce(subscription_id, StateKind::Ready);
+        }
+        None
+    }
+
+    /// Brings the next subscription that is behind closer to being live; says whether there may be something to send now.
+    fn advance(&mut self) -> bool {
+        if self.page.is_some() {
+            return true;
+        }
+        if self.reading.is_some() {
+            return false;
+        }
+        let Some(subscription_id) = self.behind.pop_front() else {
+            return false;
+        };
+        let follower = self.by_id.get_mut(&subscription_id).expect("an ended subscription is not behind");
+        let Progress::Behind(cursor) = &follower.progress else {
+            panic!("a live subscription is in the queue of those that are behind");
+        };
+        let Cursor::After(after) = *cursor else {
+            self.reading = Some(Reading::Wanted(subscription_id));
+            return false;
+        };
+        let budget = follower.budget(PageBudget { items: usize::MAX, bytes: TAKEN_BYTES });
+        match follower.subscription.advance(after, follower.summary, budget) {
+            Advance::Live => {
+                follower.progress = Progress::Live { after };
+                self.announce(subscription_id, StateKind::Live);
+            }
+            Advance::Replay(page) => {
+                self.page = Some(OpenPage::new(subscription_id, page, self.outbox.waiting()));
+            }
+            Advance::ReadLog => {
+                self.reading = Some(Reading::Wanted(subscription_id));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The page that a subscription needs now; its result comes back by [`Followers::page`].
+    pub(super) fn next_read(&mut self, mut page: PageBudget) -> Option<Read> {
+        let Some(Reading::Wanted(subscription_id)) = self.reading else {
+            return None;
+        };
+        self.reading = Some(Reading::Running);
+        let follower = self.by_id.get(&subscription_id).expect("the read of an ended subscription is not wanted");
+        let Progress::Behind(cursor) = &follower.progress else {
+            panic!("a live subscription wants to read");
+        };
+        page.bytes = page.bytes.min(self.outbox.waiting().room().max(PAGE_BYTES_MIN));
+        Some(Read::Page {
+            subscription_id,
+            view: Arc::clone(follower.subscription.view()),
+            cursor: cursor.clone(),
+            budget: follower.budget(page),
+            metrics: Arc::clone(&self.metrics),
+        })
+    }
+
+    pub(super) fn page(&mut self, subscription_id: i32, result: Result<CatchUp, StoreError>) {
+        assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
+        let Some(follower) = self.by_id.get_mut(&subscription_id) else {
+            return;
+        };
+        match result {
+            Ok(CatchUp::Page(page)) => {
+                self.page = Some(OpenPage::new(subscription_id, page, self.outbox.waiting()));
+            }
+            Ok(CatchUp::Trimmed) if follower.wishes.knows_resets => {
+                follower.start_anew();
+                self.behind.push_back(subscription_id);
+                self.announce_reset(subscription_id, ResetReason::Retention);
+            }
+            Ok(CatchUp::Trimmed) => {
+                let text = "the client is further behind than changes are kept; subscribe again for all rows";
+                self.end(subscription_id, text.to_owned());
+            }
+            Err(error) => self.end(subscription_id, error.to_string()),
+        }
+    }
+
+    fn end(&mut self, subscription_id: i32, message: String) {
+        self.remove(subscription_id);
+        self.ended.push_back((subscription_id, message));
+    }
+}
+
+/// `None` for a subscription that has ended since.
+fn follower<'a>(
+    ids: &HashMap<SubscriptionId, i32>,
+    by_id: &'a mut BTreeMap<i32, Box<Follower>>,
+    subscription: SubscriptionId,
+) -> Option<(i32, &'a mut Follower)> {
+    let subscription_id = *ids.get(&subscription)?;
+    Some((subscription_id, by_id.get_mut(&subscription_id)?))
+}

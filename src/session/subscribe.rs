@@ -1,0 +1,123 @@
+//! What a client asks for when it subscribes, checked.
+
+use std::sync::Arc;
+
+use super::follower::{Follower, Sealing, Wishes};
+use super::{Session, SessionContext};
+use crate::catalog::{Form, SubscribePlan};
+use crate::change::Seq;
+use crate::feed::Cursor;
+use crate::matcher::Filter;
+use crate::planted::PlantedBug;
+use crate::proto::{self, SubscribeOptions};
+use crate::summary::Summary;
+use crate::token::{Place, Token, TokenError};
+use crate::view::{KeyRule, Scope, View};
+use crate::wire::{ResetReason, Shape};
+
+/// Seconds between two heartbeats.
+const HEARTBEAT_SECONDS: std::ops::RangeInclusive<i32> = 1..=3600;
+
+/// Where a subscription begins.
+struct Start {
+    place: Cursor,
+    summary: Summary,
+    /// Why that is not where its client wished.
+    reset: Option<ResetReason>,
+}
+
+impl Start {
+    fn fresh(reset: Option<ResetReason>) -> Self {
+        Self { place: Cursor::Snapshot { sent: None }, summary: Summary::default(), reset }
+    }
+}
+
+impl Session {
+    /// Makes the subscription that `plan` asks for; the error is the text for the client.
+    pub(super) fn subscribe(&mut self, plan: &SubscribePlan) -> Result<proto::response::Body, String> {
+        let context = Arc::clone(&self.context);
+        let options = plan.options.as_ref();
+        let wishes = wishes(plan.form, options)?;
+        let view = Arc::new(view(plan, &context)?);
+        let scope = view.scope(self.principal.name());
+        let token = options.and_then(|options| options.resume_token.as_ref());
+        let published = context.subscriptions.feeds().published();
+        let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, published, &context.sealing))?;
+        let subscription = context
+            .subscriptions
+            .subscribe(&self.principal, self.followers.len(), &view, self.followers.outbox())
+            .map_err(|error| error.to_string())?;
+        if token.is_some() && start.reset.is_none() {
+            context.metrics.resumed.inc();
+        }
+        let subscription_id = self.next_subscription_id;
+        self.next_subscription_id += 1;
+        let follower = Follower::new(subscription, wishes, scope, start.place, start.summary, self.now_ms);
+        self.followers.add(subscription_id, follower, start.reset);
+        Ok(proto::response::Body::NewSubscription(proto::ResponseNewSubscription { subscription_id }))
+    }
+}
+
+fn wishes(form: Form, options: Option<&SubscribeOptions>) -> Result<Wishes, String> {
+    let knows_resets = options.is_some();
+    let defaults = SubscribeOptions::default();
+    let options = options.unwrap_or(&defaults);
+    let heartbeat_ms = match options.heartbeat_seconds {
+        None => None,
+        Some(_) if !options.states() => return Err("heartbeat_seconds needs states".to_owned()),
+        Some(seconds) if !HEARTBEAT_SECONDS.contains(&seconds) => {
+            return Err("heartbeat_seconds must be 1 to 3600".to_owned());
+        }
+        Some(seconds) => Some(u64::from(seconds.unsigned_abs()) * 1000),
+    };
+    let shape = Shape { form, include_document: options.include_document(), include_old: options.include_old() };
+    let (states, tokens, coalesce) = (options.states(), options.tokens(), options.coalesce());
+    Ok(Wishes { shape, knows_resets, states, tokens, coalesce, heartbeat_ms })
+}
+
+fn view(plan: &SubscribePlan, context: &SessionContext) -> Result<View, String> {
+    let text = plan.options.as_ref().and_then(|options| options.filter.as_deref()).unwrap_or_default();
+    let filter = if text.is_empty() {
+        None
+    } else {
+        Some(Arc::new(Filter::parse(text, &context.limits.filters).map_err(|error| error.to_string())?))
+    };
+    let keys = match plan.form {
+        Form::List(table) => table.keys,
+        Form::Json(_) => KeyRule::Any,
+    };
+    let secrets = plan.form.table().map_or(&[][..], |table| table.secrets);
+    Ok(View { table: plan.table.clone(), secrets, keys, filter })
+}
+
+/// Where the client goes on that has this token.
+fn resumed(token: &[u8], scope: Scope, published: Seq, sealing: &Sealing) -> Result<Start, String> {
+    let token = match sealing.seal.open(token) {
+        Ok(token) => token,
+        Err(TokenError::OtherServer) => return Ok(Start::fresh(Some(ResetReason::Server))),
+        Err(error @ TokenError::Forged) => return Err(error.to_string()),
+    };
+    if let Some(reason) = doubt(&token, scope, published, sealing) {
+        return Ok(Start::fresh(Some(reason)));
+    }
+    let place = match token.place {
+        Place::At(seq) if PlantedBug::ResumeSkipsOneChange.is_planted() => Cursor::After(seq.next()),
+        Place::At(seq) => Cursor::After(seq),
+        Place::UpTo(key, at) => Cursor::Snapshot { sent: Some((key, at)) },
+    };
+    Ok(Start { place, summary: token.summary, reset: None })
+}
+
+/// Why nobody can tell what has happened since `token`.
+fn doubt(token: &Token, scope: Scope, published: Seq, sealing: &Sealing) -> Option<ResetReason> {
+    let (Place::At(seq) | Place::UpTo(_, seq)) = token.place;
+    if token.epoch != sealing.epoch && !PlantedBug::EpochIsNotChecked.is_planted() {
+        Some(ResetReason::Epoch)
+    } else if token.scope != scope && !PlantedBug::TokenFitsAnyView.is_planted() {
+        Some(ResetReason::View)
+    } else if seq > published && token.epoch == sealing.epoch {
+        Some(ResetReason::Future)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,271 @@
+//! What a subscription sees of a table: which rows, and what of them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::change::{Change, ChangeKind, Document, Key, Table};
+use crate::matcher::Filter;
+use crate::planted::PlantedBug;
+use crate::row_problems::RowProblems;
+
+/// Which keys a form of events can name; rows with others are not in its views.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeyRule {
+    /// All.
+    Any,
+    /// Text.
+    Text,
+    /// A UUID as text, in lower case and with hyphens.
+    Uuid,
+}
+
+impl KeyRule {
+    /// How many rules there are.
+    pub const COUNT: usize = 3;
+
+    /// Whether a row with `key` can be named.
+    pub fn allows(self, key: &Key) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Text => key.as_text().is_some(),
+            Self::Uuid => key.as_text().is_some_and(|text| canonical_id(text).is_ok()),
+        }
+    }
+
+    /// Why a row with `key`, which is not allowed, cannot be named.
+    fn problem(self, key: &Key) -> String {
+        match (self, key.as_text().map(canonical_id)) {
+            (Self::Uuid, Some(Err(what))) => format!("the key {what}"),
+            (Self::Uuid, _) => "the key is not a UUID".to_owned(),
+            (Self::Any | Self::Text, _) => "the key is not text".to_owned(),
+        }
+    }
+
+    fn tag(self) -> u8 {
+        match self {
+            Self::Any => 0,
+            Self::Text => 1,
+            Self::Uuid => 2,
+        }
+    }
+}
+
+/// The id written as `text`, in lower case and with hyphens: two spellings would be two rows for one id. The error goes after
+/// the name of what holds it.
+pub(crate) fn canonical_id(text: &str) -> Result<Uuid, &'static str> {
+    let id = Uuid::parse_str(text).map_err(|_| "is not a UUID")?;
+    let mut buffer = Uuid::encode_buffer();
+    if *id.hyphenated().encode_lower(&mut buffer) != *text {
+        return Err("is a UUID, but not in lower case with hyphens");
+    }
+    Ok(id)
+}
+
+/// Something in the rows of a table that no subscriber may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// The names of members from the outermost; `*` is every element of a list.
+    pub path: &'static [&'static str],
+    /// What of it.
+    pub kind: SecretKind,
+}
+
+/// What of a value is secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretKind {
+    /// All of it: the member is left out.
+    Whole,
+    /// User and password in a URL.
+    UrlCredentials,
+}
+
+/// `document` without `secrets`.
+pub fn redacted(document: &Document, secrets: &[Secret]) -> Document {
+    if secrets.is_empty() {
+        return document.clone();
+    }
+    let Some(members) = document.members() else {
+        // Nobody can tell what such bytes hold.
+        return Document::from_object(serde_json::Map::new());
+    };
+    let mut value = Value::Object(members);
+    for secret in secrets {
+        redact(&mut value, secret.path, secret.kind);
+    }
+    match value {
+        Value::Object(members) => Document::from_object(members),
+        _ => panic!("redaction replaced a whole document"),
+    }
+}
+
+fn redact(value: &mut Value, path: &[&str], kind: SecretKind) {
+    let Some((name, rest)) = path.split_first() else {
+        if let (SecretKind::UrlCredentials, Value::String(url)) = (kind, value) {
+            *url = without_credentials(url);
+        }
+        return;
+    };
+    match value {
+        Value::Array(elements) if *name == "*" => elements.iter_mut().for_each(|element| redact(element, rest, kind)),
+        // A list where none is expected may hold the same.
+        Value::Array(elements) => elements.iter_mut().for_each(|element| redact(element, path, kind)),
+        Value::Object(members) if *name == "*" => members.values_mut().for_each(|member| redact(member, rest, kind)),
+        Value::Object(members) if rest.is_empty() && kind == SecretKind::Whole => drop(members.remove(*name)),
+        Value::Object(members) => {
+            if let Some(member) = members.get_mut(*name) {
+                redact(member, rest, kind);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// `url` without what stands before an `@` of its authority.
+fn without_credentials(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let authority = &url[start..];
+    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
+    match authority[..end].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &authority[at + 1..]),
+        None => url.to_owned(),
+    }
+}
+
+/// Which rows of which table a subscription sees. Its documents are redacted before a view looks at them: whoever could
+/// filter by a password could guess it.
+#[derive(Clone)]
+pub struct View {
+    /// The table.
+    pub table: Table,
+    /// What nobody sees of its rows.
+    pub secrets: &'static [Secret],
+    /// Which keys can be named.
+    pub keys: KeyRule,
+    /// Which rows are wanted; all without one.
+    pub filter: Option<Arc<Filter>>,
+}
+
+impl View {
+    /// Whether a row with `key` can be named; `problems` learns of one that cannot.
+    pub fn names(&self, key: &Key, problems: &RowProblems) -> bool {
+        let allows = self.keys.allows(key);
+        if !allows {
+            problems.report(&self.table, key, &self.keys.problem(key));
+        }
+        allows
+    }
+
+    /// Whether the row is in the view. `document` is redacted.
+    pub fn contains(&self, key: &Key, document: &Document, problems: &RowProblems) -> bool {
+        self.names(key, problems) && self.filter.as_ref().is_none_or(|filter| filter.matches(document))
+    }
+
+    /// What `change` does in the view; `None` for nothing. Its documents are redacted.
+    pub fn kind(&self, change: &Change, problems: &RowProblems) -> Option<ChangeKind> {
+        if !self.names(&change.key, problems) {
+            return None;
+        }
+        let Some(filter) = &self.filter else {
+            return kind_in_view(change.old.is_some(), change.new.is_some());
+        };
+        let holds = |document: &Option<Document>| document.as_ref().is_some_and(|document| filter.matches(document));
+        kind_in_view(holds(&change.old), holds(&change.new))
+    }
+
+    /// Names the view and who sees it in tokens: a token is worth something only for the same.
+    pub fn scope(&self, principal: &str) -> Scope {
+        let mut hash = Sha256::new();
+        let filter = self.filter.as_ref().map_or("", |filter| filter.canonical());
+        for part in [self.table.path(), principal, filter] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.update([self.keys.tag()]);
+        let mut scope = [0; 16];
+        scope.copy_from_slice(&hash.finalize()[..16]);
+        Scope(scope)
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filter = self.filter.as_ref().map_or("", |filter| filter.canonical());
+        write!(f, "View({:?} {:?} {filter:?})", self.table, self.keys)
+    }
+}
+
+/// What a change does in a view that contained the row before it or not, and contains it after it or not.
+pub fn kind_in_view(before: bool, after: bool) -> Option<ChangeKind> {
+    match (before, after) {
+        (false, true) => Some(ChangeKind::Added),
+        (true, true) => Some(ChangeKind::Updated),
+        (true, false) if PlantedBug::LeavingRowIsForgotten.is_planted() => None,
+        (true, false) if PlantedBug::DeletionLooksLikeUpdate.is_planted() => Some(ChangeKind::Updated),
+        (true, false) => Some(ChangeKind::Deleted),
+        (false, false) => None,
+    }
+}
+
+/// A view and who sees it, in 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope(pub [u8; 16]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRETS: &[Secret] = &[
+        Secret { path: &["users", "*", "password"], kind: SecretKind::Whole },
+        Secret { path: &["proxy", "url"], kind: SecretKind::UrlCredentials },
+    ];
+
+    fn shown(text: &str) -> String {
+        let document = Document::parse(text.as_bytes()).expect("an object");
+        String::from_utf8(redacted(&document, SECRETS).as_bytes().to_vec()).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn secrets_go_wherever_they_are_and_nothing_else() {
+        let row = r#"{"password":1,"users":[{"name":"a","password":"p"},{"name":"b"},7]}"#;
+        assert_eq!(shown(row), r#"{"password":1,"users":[{"name":"a"},{"name":"b"},7]}"#);
+        // Shapes that no row should have.
+        assert_eq!(shown(r#"{"users":{"x":{"password":"p"}}}"#), r#"{"users":{"x":{}}}"#);
+        assert_eq!(shown(r#"{"users":[[{"password":"p"}]]}"#), r#"{"users":[[{}]]}"#);
+        assert_eq!(shown(r#"{"users":"none"}"#), r#"{"users":"none"}"#);
+    }
+
+    #[test]
+    fn urls_lose_their_credentials() {
+        for (url, expected) in [
+            ("socks5://user:p%40ss@host:1080/a@b", "socks5://host:1080/a@b"),
+            ("http://user@name:secret@host", "http://host"),
+            ("user:secret@host:80", "host:80"),
+            ("http://host/?to=a@b", "http://host/?to=a@b"),
+            ("http://host?a@b", "http://host?a@b"),
+            ("", ""),
+        ] {
+            assert_eq!(without_credentials(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_object_show_nothing() {
+        let spoilt = Document::from_stored(b"{\"users\": hunter2".to_vec());
+        assert_eq!(redacted(&spoilt, SECRETS).as_bytes(), b"{}");
+    }
+
+    #[test]
+    fn only_one_spelling_of_an_id_can_be_named() {
+        let id = "0123abcd-1234-5678-1234-567812345678";
+        assert!(KeyRule::Uuid.allows(&Key::text(id)));
+        assert!(!KeyRule::Uuid.allows(&Key::text(&id.to_uppercase())));
+        assert!(!KeyRule::Uuid.allows(&Key::text(&id.replace('-', ""))));
+        assert!(!KeyRule::Uuid.allows(&Key::number(1.0)));
+        assert!(!KeyRule::Text.allows(&Key::number(1.0)));
+        assert!(KeyRule::Any.allows(&Key::number(1.0)));
+    }
+}

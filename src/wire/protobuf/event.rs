@@ -1,0 +1,249 @@
+//! Events: a few bytes that differ between subscribers, around pieces that they share.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use crate::catalog::{CatalogTable, Form, Shown};
+use crate::change::{Change, ChangeKind, Document, Key, KeyValue};
+use crate::feed::{Content, Piece};
+use crate::proto::{self, subscription_state, table_key};
+use crate::row_problems::RowProblems;
+use crate::wire::{Event, News, ResetReason, Shape, State, StateKind};
+
+const SERVER_MESSAGE_EVENT: u32 = 1;
+const EVENT_TABLE_EVENT: u32 = 103;
+const BODY_EVENT_TYPE: u32 = 1;
+const LIST_EVENT_NEW: u32 = 4;
+const LIST_EVENT_OLD: u32 = 5;
+const TABLE_EVENT_KEY: u32 = 2;
+const TABLE_EVENT_NEW: u32 = 3;
+const TABLE_EVENT_OLD: u32 = 4;
+
+/// The bytes of one event.
+pub(super) fn encode(subscription_id: i32, event: &Event, problems: &RowProblems) -> Bytes {
+    let Event { news, token, number } = event;
+    let mut envelope =
+        proto::Event { subscription_id, token: token.clone(), number: *number, ..proto::Event::default() };
+    match news {
+        News::Row { shape, content } => {
+            if number.is_some() {
+                let (is_initial, version) = match content {
+                    Content::Row(row) => (true, row.version),
+                    Content::Change(published, _) => (false, published.seq()),
+                };
+                envelope.initial = Some(is_initial);
+                envelope.version = Some(version.0);
+            }
+            message(&envelope, Some(&row_body(*shape, content, problems)))
+        }
+        News::State(state) => {
+            envelope.state = Some(state_message(state));
+            message(&envelope, None)
+        }
+        News::Closed { message: text } => {
+            envelope.body = Some(proto::event::Body::SubscriptionClosed(proto::SubscriptionClosed {
+                reason: proto::subscription_closed::Reason::Error.into(),
+                message: Some(text.clone()),
+            }));
+            message(&envelope, None)
+        }
+    }
+}
+
+/// The body of an event of a row, in the pieces that it is made of.
+struct Body {
+    /// Its number in `Event`.
+    number: u32,
+    kind: ChangeKind,
+    /// Key and name, as fields of the body.
+    fields: Bytes,
+    /// The new and the old row, with their numbers in the body.
+    rows: [Option<(u32, Bytes)>; 2],
+}
+
+impl Body {
+    fn encoded_len(&self) -> usize {
+        let rows = self.rows.iter().flatten();
+        let rows_len: usize =
+            rows.map(|(number, row)| key_len(*number) + encoded_len_varint(row.len() as u64) + row.len()).sum();
+        TYPE_BYTES + self.fields.len() + rows_len
+    }
+
+    fn encode(&self, bytes: &mut BytesMut) {
+        encode_key(BODY_EVENT_TYPE, WireType::Varint, bytes);
+        bytes.put_u8(match self.kind {
+            ChangeKind::Added => 1,
+            ChangeKind::Updated => 2,
+            ChangeKind::Deleted => 3,
+        });
+        bytes.put_slice(&self.fields);
+        for (number, row) in self.rows.iter().flatten() {
+            encode_key(*number, WireType::LengthDelimited, bytes);
+            encode_varint(row.len() as u64, bytes);
+            bytes.put_slice(row);
+        }
+    }
+}
+
+/// What the type of a row event takes: its key, and a number below 128.
+const TYPE_BYTES: usize = 2;
+
+fn row_body(shape: Shape, content: &Content, problems: &RowProblems) -> Body {
+    let source = Source { content, problems };
+    let kind = source.kind();
+    // A row that comes into a view has no old one there, whatever it was outside; and so the other way round.
+    let shows_new = shape.include_document && kind != ChangeKind::Deleted;
+    let shows_old = shape.include_old && kind != ChangeKind::Added;
+    match shape.form {
+        Form::List(table) => Body {
+            number: table.event_number,
+            kind,
+            fields: source.name(table, kind),
+            rows: [
+                shows_new.then(|| (LIST_EVENT_NEW, source.row(table, Piece::NewRow))),
+                shows_old.then(|| (LIST_EVENT_OLD, source.row(table, Piece::OldRow))),
+            ],
+        },
+        Form::Json(_) => Body {
+            number: EVENT_TABLE_EVENT,
+            kind,
+            fields: source.key(),
+            rows: [
+                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow).to_bytes())),
+                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow).to_bytes())),
+            ],
+        },
+    }
+}
+
+/// Where the pieces of an event come from: a change keeps them for the next subscriber.
+struct Source<'a> {
+    content: &'a Content,
+    problems: &'a RowProblems,
+}
+
+impl Source<'_> {
+    fn kind(&self) -> ChangeKind {
+        match self.content {
+            Content::Row(_) => ChangeKind::Added,
+            Content::Change(_, kind) => *kind,
+        }
+    }
+
+    fn name(&self, table: &'static CatalogTable, kind: ChangeKind) -> Bytes {
+        let piece = if kind == ChangeKind::Deleted { Piece::OldName } else { Piece::NewName };
+        self.piece(piece, |key, document| self.shown(table, key, (table.name_event)(key, document)))
+    }
+
+    fn row(&self, table: &'static CatalogTable, piece: Piece) -> Bytes {
+        self.piece(piece, |key, document| self.shown(table, key, (table.row_message)(key, document)))
+    }
+
+    fn key(&self) -> Bytes {
+        self.piece(Piece::Key, |key, _| key_field(key))
+    }
+
+    fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> Bytes {
+        match self.content {
+            Content::Row(row) => encode(&row.key, &row.document),
+            Content::Change(published, _) => {
+                published.piece(piece, |change| encode(&change.key, document_of(change, piece))).clone()
+            }
+        }
+    }
+
+    fn document(&self, piece: Piece) -> &Document {
+        match self.content {
+            Content::Row(row) => &row.document,
+            Content::Change(published, _) => document_of(published.change(), piece),
+        }
+    }
+
+    fn shown(&self, table: &CatalogTable, key: &Key, shown: Shown<Bytes>) -> Bytes {
+        if let Some(problem) = &shown.problem {
+            self.problems.report(&table.table(), key, problem);
+        }
+        shown.value
+    }
+}
+
+/// The document that a piece shows.
+fn document_of(change: &Change, piece: Piece) -> &Document {
+    let document = match piece {
+        Piece::NewName | Piece::NewRow => &change.new,
+        Piece::OldName | Piece::OldRow => &change.old,
+        Piece::Key => {
+            if change.new.is_some() {
+                &change.new
+            } else {
+                &change.old
+            }
+        }
+    };
+    document.as_ref().expect("a view shows only rows that are there")
+}
+
+fn key_field(key: &Key) -> Bytes {
+    let value = match key.value() {
+        KeyValue::Text(text) => table_key::Value::Text(text.to_owned()),
+        KeyValue::Number(number) => table_key::Value::Number(number),
+        KeyValue::Binary(bytes) => table_key::Value::Binary(Bytes::copy_from_slice(bytes)),
+    };
+    let mut bytes = BytesMut::new();
+    prost::encoding::message::encode(TABLE_EVENT_KEY, &proto::TableKey { value: Some(value) }, &mut bytes);
+    bytes.freeze()
+}
+
+fn state_message(state: &State) -> proto::SubscriptionState {
+    use subscription_state::{Kind, Reason};
+    let (kind, reason, message) = match state.kind {
+        StateKind::Initializing => (Kind::Initializing, None, None),
+        StateKind::Ready => (Kind::Ready, None, None),
+        StateKind::Live => (Kind::Live, None, None),
+        StateKind::Heartbeat => (Kind::Heartbeat, None, None),
+        StateKind::Slow => {
+            let text = "rows change faster than you read; nothing is lost, it comes later";
+            (Kind::Stale, Some(Reason::Slow), Some(text))
+        }
+        StateKind::Reset(reason) => {
+            let number = match reason {
+                ResetReason::Retention => Reason::Retention,
+                ResetReason::Epoch => Reason::Epoch,
+                ResetReason::Future => Reason::Future,
+                ResetReason::View => Reason::View,
+                ResetReason::Server => Reason::Server,
+            };
+            (Kind::Reset, Some(number), Some(reason.text()))
+        }
+    };
+    proto::SubscriptionState {
+        kind: Some(kind.into()),
+        reason: reason.map(Into::into),
+        message: message.map(str::to_owned),
+        epoch: Some(Bytes::copy_from_slice(&state.epoch.0.to_be_bytes())),
+        position: state.holds.map(|(seq, _)| seq.0),
+        count: state.holds.map(|(_, summary)| summary.count),
+        digest: state.holds.map(|(_, summary)| summary.digest),
+    }
+}
+
+/// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
+fn message(envelope: &proto::Event, body: Option<&Body>) -> Bytes {
+    let body_len = body.map_or(0, Body::encoded_len);
+    let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
+    let event_len = envelope.encoded_len() + framed_len;
+    let mut bytes = BytesMut::with_capacity(key_len(SERVER_MESSAGE_EVENT) + 10 + event_len);
+    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, &mut bytes);
+    encode_varint(event_len as u64, &mut bytes);
+    envelope.encode_raw(&mut bytes);
+    if let Some(body) = body {
+        encode_key(body.number, WireType::LengthDelimited, &mut bytes);
+        encode_varint(body_len as u64, &mut bytes);
+        body.encode(&mut bytes);
+    }
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use super::*;
+use crate::catalog;
+use crate::change::{Cause, Row, Seq, Timestamp};
+use crate::feed::Published;
+
+const ID: &str = "01010101-0101-0101-0101-010101010101";
+
+fn document(text: &str) -> Document {
+    Document::parse(text.as_bytes()).expect("an object")
+}
+
+fn updated() -> Content {
+    let change = Change {
+        seq: Seq(9),
+        table: crate::change::Table::new("policy"),
+        key: Key::text(ID),
+        old: Some(document(r#"{"name":"P0"}"#)),
+        old_version: Seq(4),
+        new: Some(document(r#"{"name":"P1"}"#)),
+        time: Timestamp(0),
+        cause: Cause::Write,
+    };
+    Content::Change(Published::new(change, &[]), ChangeKind::Updated)
+}
+
+fn plain(form: Form, content: Content) -> Event {
+    let shape = Shape { form, include_document: false, include_old: false };
+    Event { news: News::Row { shape, content }, token: None, number: None }
+}
+
+fn encoded(subscription_id: i32, event: &Event) -> proto::Event {
+    let bytes = encode(subscription_id, event, &RowProblems::default());
+    match proto::ServerMessage::decode(bytes).expect("a message").message_type {
+        Some(proto::server_message::MessageType::Event(event)) => event,
+        _ => panic!("another message"),
+    }
+}
+
+fn policies() -> Form {
+    Form::List(catalog::table("policy").expect("in the catalog"))
+}
+
+#[test]
+fn a_plain_event_is_spliced_as_it_is_encoded() {
+    for subscription_id in [0, 1, 127, 128, i32::MAX, -1] {
+        for content in [
+            updated(),
+            Content::Row(Row { key: Key::text(ID), version: Seq(4), document: document(r#"{"name":"P1"}"#) }),
+        ] {
+            let event_type = match content {
+                Content::Row(_) => proto::policy_event::EventType::Added,
+                Content::Change(..) => proto::policy_event::EventType::Updated,
+            };
+            let body = proto::event::Body::PolicyEvent(proto::PolicyEvent {
+                event_type: Some(event_type.into()),
+                policy_id: Some(Bytes::from_static(&[1; 16])),
+                name: Some("P1".to_owned()),
+                ..Default::default()
+            });
+            let event = proto::Event { subscription_id, body: Some(body), ..Default::default() };
+            let message = proto::ServerMessage { message_type: Some(proto::server_message::MessageType::Event(event)) };
+            let bytes = encode(subscription_id, &plain(policies(), content), &RowProblems::default());
+            assert_eq!(bytes, message.encode_to_vec());
+        }
+    }
+}
+
+#[test]
+fn what_was_asked_for_is_there() {
+    let shape = Shape { form: policies(), include_document: true, include_old: true };
+    let news = News::Row { shape, content: updated() };
+    let event = encoded(3, &Event { news, token: Some(Bytes::from_static(b"t")), number: Some(5) });
+    assert_eq!((event.subscription_id, event.number, event.version, event.initial), (3, Some(5), Some(9), Some(false)));
+    assert_eq!(event.token, Some(Bytes::from_static(b"t")));
+    let Some(proto::event::Body::PolicyEvent(event)) = event.body else { panic!("another event") };
+    let name = |policy: Option<proto::Policy>| policy.and_then(|policy| policy.name);
+    assert_eq!((name(event.policy), name(event.old_policy)), (Some("P1".to_owned()), Some("P0".to_owned())));
+}
+
+#[test]
+fn any_table_is_shown_as_json() {
+    let form = Form::Json(None);
+    let Some(proto::event::Body::TableEvent(event)) = encoded(0, &plain(form, updated())).body else {
+        panic!("another event")
+    };
+    assert_eq!((event.event_type, event.document, event.old_document), (Some(2), None, None));
+    assert_eq!(event.key.and_then(|key| key.value), Some(table_key::Value::Text(ID.to_owned())));
+    let shape = Shape { form, include_document: true, include_old: true };
+    let left = match updated() {
+        Content::Change(published, _) => Content::Change(published, ChangeKind::Deleted),
+        Content::Row(_) => panic!("a change"),
+    };
+    for (content, new, old) in
+        [(updated(), Some(r#"{"name":"P1"}"#), Some(r#"{"name":"P0"}"#)), (left, None, Some(r#"{"name":"P0"}"#))]
+    {
+        let news = News::Row { shape, content };
+        let event = encoded(0, &Event { news, token: None, number: None });
+        let Some(proto::event::Body::TableEvent(event)) = event.body else { panic!("another event") };
+        assert_eq!((event.document.as_deref(), event.old_document.as_deref()), (new, old));
+    }
+}
+
+#[test]
+fn a_state_says_what_the_client_holds() {
+    let state = State {
+        kind: StateKind::Reset(ResetReason::Retention),
+        epoch: crate::change::Epoch(1),
+        holds: Some((Seq(7), crate::summary::Summary { count: 2, digest: u64::MAX })),
+    };
+    let event = encoded(0, &Event { news: News::State(state), token: None, number: Some(1) });
+    assert_eq!(event.body, None);
+    let state = event.state.expect("a state");
+    assert_eq!(state.kind(), subscription_state::Kind::Reset);
+    assert_eq!(state.reason(), subscription_state::Reason::Retention);
+    assert_eq!((state.position, state.count, state.digest), (Some(7), Some(2), Some(u64::MAX)));
+    assert_eq!(state.epoch.map(|epoch| epoch[15]), Some(1));
+}
