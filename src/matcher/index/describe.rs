@@ -26,7 +26,7 @@ impl Matcher {
     /// The plan of `expression` beside the filters that are there.
     pub fn describe(&self, expression: &Expression) -> Plan {
         let Some(access) = access(expression, &|entry| self.weight(entry)) else {
-            let lines = vec!["evaluated for every change: no part of it can be looked up".to_owned()];
+            let lines = vec!["tried on every change: no part of it can be looked up".to_owned()];
             return Plan { is_indexed: false, lines };
         };
         let mut lines = Vec::new();
@@ -48,8 +48,8 @@ impl Matcher {
             });
         }
         lines.push(match access.entries.len() {
-            0 => "never evaluated: it is never true".to_owned(),
-            _ => "evaluated for the changes found so".to_owned(),
+            0 => "never tried: it is never true".to_owned(),
+            _ => "tried on the changes found that way".to_owned(),
         });
         Plan { is_indexed: true, lines }
     }

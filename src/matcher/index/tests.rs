@@ -354,8 +354,8 @@ fn a_plan_says_how_changes_find_a_filter() {
     assert_eq!(plan.lines[..2], ["looked up by `a` (hash, 2 entries)", "looked up by `age` (range of numbers)"]);
     let plan = Plan::of(&Expression::Not(Box::new(equal("a", "x"))));
     assert!(!plan.is_indexed);
-    assert_eq!(plan.lines, ["evaluated for every change: no part of it can be looked up"]);
+    assert_eq!(plan.lines, ["tried on every change: no part of it can be looked up"]);
     let plan = Plan::of(&between("age", 5, 3));
     assert!(plan.is_indexed);
-    assert_eq!(plan.lines, ["never evaluated: it is never true"]);
+    assert_eq!(plan.lines, ["never tried: it is never true"]);
 }
