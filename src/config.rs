@@ -138,8 +138,8 @@ limits! {
     filter_bytes = 1_024;
     /// What trying one row against a filter may cost at worst, in comparisons; a dearer filter is refused.
     filter_cost = 2_000_000;
-    /// Different filters of one table that no index finds, so that each change is tried against each of them.
-    unindexed_filters = 1_000;
+    /// What it may cost to try one row against all the filters of a table that no index finds, in comparisons.
+    unindexed_cost = 20_000_000;
     /// Seconds between pings; no sign of life for twice as long closes the connection with 4000.
     ping_seconds = 20;
     /// Seconds that a client may take nothing while there is something for it; then it is closed with 4001.
@@ -201,7 +201,7 @@ impl Limits {
 
     /// Bounds of feeds.
     pub fn feeds(&self) -> FeedLimits {
-        FeedLimits { window_bytes: size(self.window_bytes), unindexed_filters: size(self.unindexed_filters) }
+        FeedLimits { window_bytes: size(self.window_bytes), unindexed_cost: self.unindexed_cost }
     }
 
     /// Bounds of subscriptions.

@@ -75,6 +75,18 @@ pub struct SubscribePlan {
     pub options: Option<proto::SubscribeOptions>,
 }
 
+impl SubscribePlan {
+    /// The text of its filter; empty where it has none.
+    pub fn filter(&self) -> &str {
+        self.options.as_ref().and_then(|options| options.filter.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether something has to be looked up before it can begin: its table, or its filter.
+    pub fn has_questions(&self) -> bool {
+        self.form.table().is_none() || !self.filter().is_empty()
+    }
+}
+
 /// How the rows of a table are shown in events.
 #[derive(Clone, Copy, Debug)]
 pub enum Form {

@@ -48,8 +48,8 @@ pub enum Advance {
 pub struct FeedLimits {
     /// Bytes of recent changes that each feed keeps.
     pub window_bytes: usize,
-    /// Distinct filters of one table that no index finds, so that each change is tried against each of them.
-    pub unindexed_filters: usize,
+    /// What it may cost to try one row against all the filters of a table that no index finds.
+    pub unindexed_cost: u64,
 }
 
 /// The live changes of one table.
@@ -86,14 +86,14 @@ impl Feed {
         let lent = state.views.lend();
         drop(state);
         let lent = lent.map(|mut matching| (matching.run(&batch), matching));
+        let matched = lent.as_ref().map_or(&[][..], |(matched, _)| matched);
         let mut state = self.lock();
-        let mut matched = Vec::new();
-        if let Some((found, matching)) = lent {
-            matched = found;
+        state.views.hand_over(&batch, matched, &self.metrics);
+        state.handed = state.window.head();
+        // Only now: a filter that came meanwhile may get the number of one that went, and that has just been used.
+        if let Some((_, matching)) = lent {
             state.views.give_back(matching);
         }
-        state.views.hand_over(&batch, &matched, &self.metrics);
-        state.handed = state.window.head();
     }
 
     /// Brings a subscriber, who has everything of its view up to `after` and there `summary`, closer to being live.
@@ -180,9 +180,9 @@ struct SharedFeed {
 /// A table has as many filters that no index finds as it may; the text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "limit_exceeded: {0} different filters of this table have to be tried on every change, more are not allowed; compare a member with a value, so that an index can find yours (describe_filter tells)"
+    "limit_exceeded: with yours, the filters of this table that have to be tried on every change would cost more than {0}; compare a member with a value, so that an index can find it (describe_filter tells)"
 )]
-pub struct TooManyUnindexed(pub usize);
+pub struct TooManyUnindexed(pub u64);
 
 impl Feeds {
     /// No feeds yet; everything up to `published` counts as published.
@@ -206,10 +206,10 @@ impl Feeds {
         shared.users += 1;
         let feed = Arc::clone(&shared.feed);
         drop(state);
-        let attached = feed.lock().views.attach(view, self.limits.unindexed_filters);
+        let attached = feed.lock().views.attach(view, self.limits.unindexed_cost);
         let Some((view_id, view)) = attached else {
             self.give_back(&view.table);
-            return Err(TooManyUnindexed(self.limits.unindexed_filters));
+            return Err(TooManyUnindexed(self.limits.unindexed_cost));
         };
         Ok(Attachment { feeds: Arc::clone(self), feed, view, ids: (view_id, subscription) })
     }

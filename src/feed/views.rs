@@ -21,6 +21,11 @@ fn key_of(view: &View) -> ViewKey {
     (view.keys, view.filter.as_ref().map(|filter| Arc::clone(filter.shared_canonical())))
 }
 
+/// What trying each row against the filter of `view` costs; nothing where an index finds the rows to try.
+fn unindexed_cost(view: &View) -> u64 {
+    view.filter.as_ref().filter(|filter| !filter.is_indexed()).map_or(0, |filter| filter.cost().0)
+}
+
 struct ViewState {
     view: Arc<View>,
     filter: Option<FilterId>,
@@ -45,7 +50,8 @@ pub(super) struct Views {
     unfiltered: Vec<ViewId>,
     /// By the number of their filter: a view for each rule of keys.
     by_filter: Vec<[Option<ViewId>; KeyRule::COUNT]>,
-    unindexed: usize,
+    /// What it costs to try one row against all filters that no index finds.
+    unindexed_cost: u64,
     /// Lent to the publisher while it matches: no filter runs under the lock.
     matching: Option<Box<Matching>>,
     /// What happened to the filters while it was lent.
@@ -100,25 +106,26 @@ impl Views {
             by_key: HashMap::new(),
             unfiltered: Vec::new(),
             by_filter: Vec::new(),
-            unindexed: 0,
+            unindexed_cost: 0,
             matching: Some(Box::new(matching)),
             missed: Vec::new(),
         }
     }
 
-    /// Adds a subscription to `view`, or to the one that is like it; `None` where it is a new one whose filter no index finds, and there are `unindexed_max` of those.
-    pub(super) fn attach(&mut self, view: &Arc<View>, unindexed_max: usize) -> Option<(ViewId, Arc<View>)> {
+    /// Adds a subscription to `view`, or to the one that is like it; `None` where it is a new one whose filter no index finds,
+    /// and those would cost more than `unindexed_cost_max`.
+    pub(super) fn attach(&mut self, view: &Arc<View>, unindexed_cost_max: u64) -> Option<(ViewId, Arc<View>)> {
         let key = key_of(view);
         if let Some(&id) = self.by_key.get(&key) {
             let state = self.state_mut(id);
             state.subscriptions += 1;
             return Some((id, Arc::clone(&state.view)));
         }
-        let is_unindexed = view.filter.as_ref().is_some_and(|filter| !filter.plan().is_indexed);
-        if is_unindexed && self.unindexed >= unindexed_max {
+        let cost = unindexed_cost(view);
+        if cost > 0 && self.unindexed_cost + cost > unindexed_cost_max {
             return None;
         }
-        self.unindexed += usize::from(is_unindexed);
+        self.unindexed_cost += cost;
         let state =
             ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), summary: None };
         let id = match self.free.pop() {
@@ -149,7 +156,7 @@ impl Views {
         self.by_key.remove(&key_of(&state.view));
         self.free.push(id.0);
         self.unfiltered.retain(|other| *other != id);
-        self.unindexed -= usize::from(state.view.filter.as_ref().is_some_and(|filter| !filter.plan().is_indexed));
+        self.unindexed_cost -= unindexed_cost(&state.view);
         match state.filter {
             Some(filter) => {
                 self.by_filter[filter.0 as usize][state.view.keys as usize] = None;

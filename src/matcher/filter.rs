@@ -126,6 +126,7 @@ pub struct Filter {
     expression: Expression,
     patterns: Patterns,
     program: Program,
+    is_indexed: bool,
     cost: Cost,
 }
 
@@ -153,7 +154,8 @@ impl Filter {
             return Err(FilterError::new(0, message));
         }
         let program = Program::compile(&expression, &patterns);
-        Ok(Self { canonical: written.text.into(), expression, patterns, program, cost })
+        let is_indexed = Plan::of(&expression).is_indexed;
+        Ok(Self { canonical: written.text.into(), expression, patterns, program, is_indexed, cost })
     }
 
     /// One text for all filters that trivially mean the same: it says what [`Filter::expression`] says. It may be longer
@@ -180,6 +182,11 @@ impl Filter {
     /// How changes find it.
     pub fn plan(&self) -> Plan {
         Plan::of(&self.expression)
+    }
+
+    /// Whether changes find it by an index; otherwise each is tried against it.
+    pub fn is_indexed(&self) -> bool {
+        self.is_indexed
     }
 
     pub(super) fn patterns(&self) -> &Patterns {

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use follower::Sealing;
 use followers::Followers;
 use import::Import;
-pub use work::{ExportPage, Read, ReadResult, Work, WriteTicket};
+pub use work::{ExportPage, Question, Read, ReadResult, Work, WriteTicket};
 
 use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, SubscribePlan};
-use crate::change::Key;
+use crate::change::{Key, Table};
 use crate::feed::Outbox;
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
@@ -123,11 +123,9 @@ impl Request {
             Ok(Plan::Write { .. }) => Turn::BehindWrites,
             Ok(Plan::ImportRows(import)) if import.commit() => Turn::BehindWrites,
             Ok(Plan::Read { .. } | Plan::ExportRows(_)) => Turn::InOrderAndSent,
-            // Whether there is such a table is in the store.
-            Ok(Plan::Subscribe(plan)) if plan.form.table().is_none() => Turn::InOrderAndSent,
-            Ok(Plan::Subscribe(_) | Plan::Unsubscribe(_) | Plan::DescribeFilter(_) | Plan::ImportRows(_)) | Err(_) => {
-                Turn::InOrder
-            }
+            Ok(Plan::Subscribe(plan)) if plan.has_questions() => Turn::InOrderAndSent,
+            Ok(Plan::DescribeFilter(_)) => Turn::InOrderAndSent,
+            Ok(Plan::Subscribe(_) | Plan::Unsubscribe(_) | Plan::ImportRows(_)) | Err(_) => Turn::InOrder,
         }
     }
 }
@@ -156,6 +154,7 @@ enum ReadReply {
     Answer { answer: Box<dyn FnOnce(QueryResult) -> Answer + Send>, table: Option<&'static CatalogTable> },
     Export,
     Subscribe(SubscribePlan),
+    DescribeFilter,
 }
 
 impl std::fmt::Debug for PendingRead {
@@ -277,7 +276,7 @@ impl Session {
             ReadResult::Page { subscription_id, result } => self.followers.page(subscription_id, result),
             ReadResult::Query(result) => self.answered(result),
             ReadResult::Export(result) => self.exported(result),
-            ReadResult::HasTable(result) => self.looked_for_table(result),
+            ReadResult::Answer(result) => self.answered_question(result),
         }
     }
 
@@ -298,12 +297,11 @@ impl Session {
 
     fn do_at_once(&mut self, plan: Plan) -> Result<Body, String> {
         match plan {
-            Plan::Subscribe(plan) => self.subscribe(&plan).map(boxed),
-            Plan::DescribeFilter(text) => self.describe_filter(&text).map(boxed),
+            Plan::Subscribe(plan) => self.subscribe(&plan, None).map(boxed),
             Plan::Unsubscribe(subscription_id) if self.followers.remove(subscription_id) => Ok(None),
             Plan::Unsubscribe(subscription_id) => Err(format!("Unknown subscription_id: {subscription_id}")),
             Plan::ImportRows(request) => self.stage(&request).map(boxed),
-            Plan::Read { .. } | Plan::Write { .. } | Plan::ExportRows(_) => {
+            Plan::Read { .. } | Plan::Write { .. } | Plan::ExportRows(_) | Plan::DescribeFilter(_) => {
                 panic!("a request that waits for the disk was begun as one that does not")
             }
         }
@@ -360,12 +358,12 @@ impl Session {
                 Ok(self.write(unit?, PendingWrite { request_id, size, reply: WriteReply::Import, result: None }))
             }
             Plan::Subscribe(plan) => {
-                let table = plan.table.clone();
-                self.unfinished_bytes -= size;
-                self.reading = Some(PendingRead { request_id, reply: ReadReply::Subscribe(plan) });
-                Ok(Work::Read(Read::HasTable(table)))
+                let table = plan.form.table().is_none().then(|| plan.table.clone());
+                let filter = plan.filter().to_owned();
+                Ok(self.ask(request_id, size, ReadReply::Subscribe(plan), table, filter))
             }
-            Plan::Unsubscribe(_) | Plan::DescribeFilter(_) => {
+            Plan::DescribeFilter(text) => Ok(self.ask(request_id, size, ReadReply::DescribeFilter, None, text)),
+            Plan::Unsubscribe(_) => {
                 panic!("a request that is answered at once was begun as one that waits for the disk")
             }
         }
@@ -408,30 +406,33 @@ impl Session {
         })
     }
 
-    fn describe_filter(&self, text: &str) -> Result<proto::response::Body, String> {
-        let limits = &self.context.limits.filters;
-        let filter = Filter::parse(text, limits).map_err(|error| error.to_string())?;
-        let plan = filter.plan();
-        Ok(proto::response::Body::DescribeFilter(proto::ResponseDescribeFilter {
-            canonical: Some(filter.canonical().to_owned()),
-            plan: plan.lines,
-            is_indexed: Some(plan.is_indexed),
-            cost: Some(filter.cost().0),
-            cost_max: Some(limits.cost_max),
-        }))
+    fn ask(&mut self, request_id: i32, size: usize, reply: ReadReply, table: Option<Table>, filter: String) -> Work {
+        self.unfinished_bytes -= size;
+        self.reading = Some(PendingRead { request_id, reply });
+        Work::Read(Read::Question(Question { table, filter, limits: self.context.limits.filters }))
     }
 
-    fn looked_for_table(&mut self, result: Result<bool, StoreError>) {
+    fn answered_question(&mut self, result: Result<Option<Arc<Filter>>, String>) {
         let pending = self.reading.take().expect("a read ends once");
-        let ReadReply::Subscribe(plan) = pending.reply else {
-            panic!("a table was looked for by something else than a subscription");
-        };
-        let result = match result {
-            Ok(true) => self.subscribe(&plan).map(boxed),
-            Ok(false) => Err(unknown_table(plan.table.name())),
-            Err(error) => Err(error.to_string()),
-        };
-        self.respond(pending.request_id, result);
+        let result = result.and_then(|filter| match pending.reply {
+            ReadReply::Subscribe(plan) => self.subscribe(&plan, filter),
+            ReadReply::DescribeFilter => filter.map(|filter| self.described(&filter)).ok_or_else(|| {
+                "invalid_filter at 0: the filter is empty; without one, a subscription has all rows".to_owned()
+            }),
+            ReadReply::Answer { .. } | ReadReply::Export => panic!("rows were read for a question"),
+        });
+        self.respond(pending.request_id, result.map(boxed));
+    }
+
+    fn described(&self, filter: &Filter) -> proto::response::Body {
+        let plan = filter.plan();
+        proto::response::Body::DescribeFilter(proto::ResponseDescribeFilter {
+            canonical: Some(filter.canonical().to_owned()),
+            plan: plan.lines,
+            is_indexed: Some(filter.is_indexed()),
+            cost: Some(filter.cost().0),
+            cost_max: Some(self.context.limits.filters.cost_max),
+        })
     }
 
     fn answered(&mut self, result: Result<QueryResult, StoreError>) {

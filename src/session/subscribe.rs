@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Session;
 use super::follower::{Follower, Sealing, Wishes};
-use super::{Session, SessionContext};
 use crate::catalog::{Form, SubscribePlan};
 use crate::change::Seq;
 use crate::feed::Cursor;
@@ -33,12 +33,16 @@ impl Start {
 }
 
 impl Session {
-    /// Makes the subscription that `plan` asks for; the error is the text for the client.
-    pub(super) fn subscribe(&mut self, plan: &SubscribePlan) -> Result<proto::response::Body, String> {
+    /// Makes the subscription that `plan` asks for, with its filter; the error is the text for the client.
+    pub(super) fn subscribe(
+        &mut self,
+        plan: &SubscribePlan,
+        filter: Option<Arc<Filter>>,
+    ) -> Result<proto::response::Body, String> {
         let context = Arc::clone(&self.context);
         let options = plan.options.as_ref();
         let wishes = wishes(plan.form, options)?;
-        let view = Arc::new(view(plan, &context)?);
+        let view = Arc::new(view(plan, filter));
         let scope = view.scope(self.principal.name());
         let token = options.and_then(|options| options.resume_token.as_ref());
         let published = context.subscriptions.feeds().published();
@@ -75,19 +79,13 @@ fn wishes(form: Form, options: Option<&SubscribeOptions>) -> Result<Wishes, Stri
     Ok(Wishes { shape, knows_resets, states, tokens, coalesce, heartbeat_ms })
 }
 
-fn view(plan: &SubscribePlan, context: &SessionContext) -> Result<View, String> {
-    let text = plan.options.as_ref().and_then(|options| options.filter.as_deref()).unwrap_or_default();
-    let filter = if text.is_empty() {
-        None
-    } else {
-        Some(Arc::new(Filter::parse(text, &context.limits.filters).map_err(|error| error.to_string())?))
-    };
+fn view(plan: &SubscribePlan, filter: Option<Arc<Filter>>) -> View {
     let keys = match plan.form {
         Form::List(table) => table.keys,
         Form::Json(_) => KeyRule::Any,
     };
     let secrets = plan.form.table().map_or(&[][..], |table| table.secrets);
-    Ok(View { table: plan.table.clone(), secrets, keys, filter })
+    View { table: plan.table.clone(), secrets, keys, filter }
 }
 
 /// Where the client goes on that has this token.

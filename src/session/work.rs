@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::unknown_table;
 use crate::change::{Key, Row, Seq, Table};
 use crate::feed::{CatchUp, CatchUpBudget, Cursor, read_page};
+use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::store::{PageBudget, Query, QueryResult, Snapshot, Store, StoreError, Unit};
 use crate::view::View;
@@ -58,8 +60,8 @@ pub enum Read {
         /// What is counted.
         metrics: Arc<Metrics>,
     },
-    /// Whether there is such a table.
-    HasTable(Table),
+    /// What a request needs to know before it is carried out.
+    Question(Question),
 }
 
 /// What was read.
@@ -76,8 +78,36 @@ pub enum ReadResult {
         /// The page.
         result: Result<CatchUp, StoreError>,
     },
-    /// For [`Read::HasTable`].
-    HasTable(Result<bool, StoreError>),
+    /// For [`Read::Question`]; the error is the text for the client.
+    Answer(Result<Option<Arc<Filter>>, String>),
+}
+
+/// What a request needs to know before it is carried out.
+#[derive(Debug)]
+pub struct Question {
+    /// Whether something was ever written to this table.
+    pub(super) table: Option<Table>,
+    /// What filter this text is; none if it is empty. A hostile one may take milliseconds to read.
+    pub(super) filter: String,
+    pub(super) limits: FilterLimits,
+}
+
+impl Question {
+    fn answer(&self, store: &Store) -> Result<Option<Arc<Filter>>, String> {
+        if let Some(table) = &self.table {
+            match read(store, |snapshot| snapshot.has_table(table)) {
+                Ok(true) => {}
+                Ok(false) => return Err(unknown_table(table.name())),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        if self.filter.is_empty() {
+            return Ok(None);
+        }
+        Filter::parse(&self.filter, &self.limits)
+            .map(|filter| Some(Arc::new(filter)))
+            .map_err(|error| error.to_string())
+    }
 }
 
 /// A page of an export.
@@ -99,7 +129,7 @@ impl Read {
                 let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
                 Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
             })),
-            Self::HasTable(table) => ReadResult::HasTable(read(store, |snapshot| snapshot.has_table(&table))),
+            Self::Question(question) => ReadResult::Answer(question.answer(store)),
             Self::Page { subscription_id, view, cursor, budget, metrics } => {
                 let result = read(store, |snapshot| read_page(snapshot, &view, &cursor, budget, &metrics));
                 ReadResult::Page { subscription_id, result }
