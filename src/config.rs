@@ -140,6 +140,8 @@ limits! {
     filter_cost = 2_000_000;
     /// What it may cost to try one row against all the filters of a table that no index finds, in comparisons.
     unindexed_cost = 20_000_000;
+    /// Bytes that the patterns in filters of one table may take.
+    pattern_bytes = 67_108_864;
     /// Seconds between pings; no sign of life for twice as long closes the connection with 4000.
     ping_seconds = 20;
     /// Seconds that a client may take nothing while there is something for it; then it is closed with 4001.
@@ -201,7 +203,11 @@ impl Limits {
 
     /// Bounds of feeds.
     pub fn feeds(&self) -> FeedLimits {
-        FeedLimits { window_bytes: size(self.window_bytes), unindexed_cost: self.unindexed_cost }
+        FeedLimits {
+            window_bytes: size(self.window_bytes),
+            unindexed_cost: self.unindexed_cost,
+            pattern_bytes: size(self.pattern_bytes),
+        }
     }
 
     /// Bounds of subscriptions.

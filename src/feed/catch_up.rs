@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Published;
+use super::{Published, ViewChange};
 use crate::change::{Change, ChangeKind, Key, Row, Seq};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
@@ -60,8 +60,35 @@ pub struct PageItem {
 pub enum Content {
     /// A row of the snapshot.
     Row(Row),
-    /// A change, and what it does in the view.
-    Change(Arc<Published>, ChangeKind),
+    /// A change.
+    Change(SeenChange),
+}
+
+/// A change, and what it does in a view.
+#[derive(Clone, Debug)]
+pub enum SeenChange {
+    /// Read from the log or the window.
+    Replayed(Arc<Published>, ChangeKind),
+    /// Handed over by the feed.
+    Live(Arc<ViewChange>),
+}
+
+impl SeenChange {
+    /// The change.
+    pub fn published(&self) -> &Arc<Published> {
+        match self {
+            Self::Replayed(published, _) => published,
+            Self::Live(change) => change.published(),
+        }
+    }
+
+    /// What it does in the view.
+    pub fn kind(&self) -> ChangeKind {
+        match self {
+            Self::Replayed(_, kind) => *kind,
+            Self::Live(change) => change.kind(),
+        }
+    }
 }
 
 /// A page for a subscription that is behind.
@@ -236,7 +263,7 @@ fn page_of(
             let kind = view.kind(published.change(), &metrics.row_problems)?;
             // Between coalesced changes a client holds what never was: some rows are newer than others.
             let cursor = has_cursors.then(|| cursor_at(published.seq()));
-            Some(PageItem { content: Content::Change(published, kind), cursor })
+            Some(PageItem { content: Content::Change(SeenChange::Replayed(published, kind)), cursor })
         })
         .collect();
     if let (true, Some(last)) = (coalesce, items.last_mut()) {

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, read_page};
+pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, SeenChange, read_page};
 pub use outbox::{Delivery, Outbox, Outlet, Waiting};
 pub use published::{Piece, Published, ViewChange};
 use views::{GoneLive, Live, ViewId, Views};
@@ -50,6 +50,8 @@ pub struct FeedLimits {
     pub window_bytes: usize,
     /// What it may cost to try one row against all the filters of a table that no index finds.
     pub unindexed_cost: u64,
+    /// Bytes of the automata of the patterns in filters of one table.
+    pub pattern_bytes: usize,
 }
 
 /// The live changes of one table.
@@ -177,12 +179,20 @@ struct SharedFeed {
     users: usize,
 }
 
-/// A table has as many filters that no index finds as it may; the text is for the client.
+/// Why a view cannot have its filter; the text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "limit_exceeded: with yours, the filters of this table that have to be tried on every change would cost more than {0}; compare a member with a value, so that an index can find it (describe_filter tells)"
-)]
-pub struct TooManyUnindexed(pub u64);
+pub enum AttachError {
+    /// The filters of the table that no index finds would cost too much.
+    #[error(
+        "limit_exceeded: with yours, the filters of this table that have to be tried on every change would cost more than {0}; compare a member with a value, so that an index can find it (describe_filter tells)"
+    )]
+    Unindexed(u64),
+    /// The patterns of the filters of the table would take too much memory.
+    #[error(
+        "limit_exceeded: with yours, the patterns in filters of this table would take more than {0} bytes; use a simpler one, or startsWith, endsWith or contains"
+    )]
+    Patterns(usize),
+}
 
 impl Feeds {
     /// No feeds yet; everything up to `published` counts as published.
@@ -192,11 +202,7 @@ impl Feeds {
     }
 
     /// Takes a share in the feed of the table of `view`; the guard gives it back.
-    pub fn attach(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        subscription: SubscriptionId,
-    ) -> Result<Attachment, TooManyUnindexed> {
+    pub fn attach(self: &Arc<Self>, view: &Arc<View>, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
         let mut state = self.lock();
         let published = state.published;
         let shared = state
@@ -206,11 +212,8 @@ impl Feeds {
         shared.users += 1;
         let feed = Arc::clone(&shared.feed);
         drop(state);
-        let attached = feed.lock().views.attach(view, self.limits.unindexed_cost);
-        let Some((view_id, view)) = attached else {
-            self.give_back(&view.table);
-            return Err(TooManyUnindexed(self.limits.unindexed_cost));
-        };
+        let attached = feed.lock().views.attach(view, &self.limits);
+        let (view_id, view) = attached.inspect_err(|_| self.give_back(&view.table))?;
         Ok(Attachment { feeds: Arc::clone(self), feed, view, ids: (view_id, subscription) })
     }
 

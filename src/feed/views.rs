@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{Outbox, Published, SubscriptionId, ViewChange, outbox::Pushed};
+use super::{AttachError, FeedLimits, Outbox, Published, SubscriptionId, ViewChange, outbox::Pushed};
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
 use crate::metrics::Metrics;
@@ -21,9 +21,39 @@ fn key_of(view: &View) -> ViewKey {
     (view.keys, view.filter.as_ref().map(|filter| Arc::clone(filter.shared_canonical())))
 }
 
-/// What trying each row against the filter of `view` costs; nothing where an index finds the rows to try.
-fn unindexed_cost(view: &View) -> u64 {
-    view.filter.as_ref().filter(|filter| !filter.is_indexed()).map_or(0, |filter| filter.cost().0)
+/// What filters demand of the server, beyond what an index makes cheap.
+#[derive(Clone, Copy, Default)]
+struct Demand {
+    /// What it costs to try one row against those that no index finds.
+    unindexed_cost: u64,
+    pattern_bytes: usize,
+}
+
+impl Demand {
+    fn of(view: &View) -> Self {
+        view.filter.as_ref().map_or_else(Self::default, |filter| Self {
+            unindexed_cost: if filter.is_indexed() { 0 } else { filter.cost().0 },
+            pattern_bytes: filter.pattern_bytes(),
+        })
+    }
+
+    fn add(&mut self, more: Self, limits: &FeedLimits) -> Result<(), AttachError> {
+        let unindexed_cost = self.unindexed_cost + more.unindexed_cost;
+        if more.unindexed_cost > 0 && unindexed_cost > limits.unindexed_cost {
+            return Err(AttachError::Unindexed(limits.unindexed_cost));
+        }
+        let pattern_bytes = self.pattern_bytes + more.pattern_bytes;
+        if more.pattern_bytes > 0 && pattern_bytes > limits.pattern_bytes {
+            return Err(AttachError::Patterns(limits.pattern_bytes));
+        }
+        *self = Self { unindexed_cost, pattern_bytes };
+        Ok(())
+    }
+
+    fn remove(&mut self, less: Self) {
+        self.unindexed_cost -= less.unindexed_cost;
+        self.pattern_bytes -= less.pattern_bytes;
+    }
 }
 
 struct ViewState {
@@ -50,8 +80,7 @@ pub(super) struct Views {
     unfiltered: Vec<ViewId>,
     /// By the number of their filter: a view for each rule of keys.
     by_filter: Vec<[Option<ViewId>; KeyRule::COUNT]>,
-    /// What it costs to try one row against all filters that no index finds.
-    unindexed_cost: u64,
+    demand: Demand,
     /// Lent to the publisher while it matches: no filter runs under the lock.
     matching: Option<Box<Matching>>,
     /// What happened to the filters while it was lent.
@@ -106,26 +135,21 @@ impl Views {
             by_key: HashMap::new(),
             unfiltered: Vec::new(),
             by_filter: Vec::new(),
-            unindexed_cost: 0,
+            demand: Demand::default(),
             matching: Some(Box::new(matching)),
             missed: Vec::new(),
         }
     }
 
-    /// Adds a subscription to `view`, or to the one that is like it; `None` where it is a new one whose filter no index finds,
-    /// and those would cost more than `unindexed_cost_max`.
-    pub(super) fn attach(&mut self, view: &Arc<View>, unindexed_cost_max: u64) -> Option<(ViewId, Arc<View>)> {
+    /// Adds a subscription to `view`, or to the one that is like it.
+    pub(super) fn attach(&mut self, view: &Arc<View>, limits: &FeedLimits) -> Result<(ViewId, Arc<View>), AttachError> {
         let key = key_of(view);
         if let Some(&id) = self.by_key.get(&key) {
             let state = self.state_mut(id);
             state.subscriptions += 1;
-            return Some((id, Arc::clone(&state.view)));
+            return Ok((id, Arc::clone(&state.view)));
         }
-        let cost = unindexed_cost(view);
-        if cost > 0 && self.unindexed_cost + cost > unindexed_cost_max {
-            return None;
-        }
-        self.unindexed_cost += cost;
+        self.demand.add(Demand::of(view), limits)?;
         let state =
             ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), summary: None };
         let id = match self.free.pop() {
@@ -142,7 +166,7 @@ impl Views {
             (Some(_), Some(_)) => self.add_filter(id),
             (Some(_), None) => self.missed.push(Missed::Added(id)),
         }
-        Some((id, Arc::clone(view)))
+        Ok((id, Arc::clone(view)))
     }
 
     pub(super) fn detach(&mut self, id: ViewId, subscription: SubscriptionId) {
@@ -156,7 +180,7 @@ impl Views {
         self.by_key.remove(&key_of(&state.view));
         self.free.push(id.0);
         self.unfiltered.retain(|other| *other != id);
-        self.unindexed_cost -= unindexed_cost(&state.view);
+        self.demand.remove(Demand::of(&state.view));
         match state.filter {
             Some(filter) => {
                 self.by_filter[filter.0 as usize][state.view.keys as usize] = None;

@@ -189,6 +189,11 @@ impl Filter {
         self.is_indexed
     }
 
+    /// The bytes of the automata of its patterns.
+    pub fn pattern_bytes(&self) -> usize {
+        self.patterns.automaton_bytes()
+    }
+
     pub(super) fn patterns(&self) -> &Patterns {
         &self.patterns
     }

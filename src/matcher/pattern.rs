@@ -72,6 +72,10 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
+    pub(super) fn automaton_bytes(&self) -> usize {
+        self.automaton_bytes
+    }
+
     pub(super) fn get(&self, pattern: &str) -> Option<&Pattern> {
         self.patterns.get(pattern)
     }

@@ -1,9 +1,11 @@
 //! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::change::{Epoch, Seq};
-use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, ViewChange};
+use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, ViewChange};
 use crate::store::PageBudget;
 use crate::subscription::Subscription;
 use crate::summary::Summary;
@@ -120,7 +122,7 @@ impl Follower {
     pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Event {
         match &item.content {
             Content::Row(row) => self.summary.add(&row.key, row.version),
-            Content::Change(published, kind) => published.apply(*kind, &mut self.summary),
+            Content::Change(change) => change.published().apply(change.kind(), &mut self.summary),
         }
         self.place = item.cursor;
         let token = self.token(sealing);
@@ -128,11 +130,10 @@ impl Follower {
     }
 
     /// The event for a change that the feed handed over.
-    pub(super) fn live_event(&mut self, change: &ViewChange, sealing: &Sealing) -> Event {
+    pub(super) fn live_event(&mut self, change: Arc<ViewChange>, sealing: &Sealing) -> Event {
         self.reach(change.published().seq(), change.summary());
         let token = self.wishes.tokens.then(|| change.token(|| self.sealed_place(sealing).unwrap_or_default()).clone());
-        let content = Content::Change(change.published().clone(), change.kind());
-        self.event(News::Row { shape: self.wishes.shape, content }, token)
+        self.event(News::Row { shape: self.wishes.shape, content: Content::Change(SeenChange::Live(change)) }, token)
     }
 
     /// The event that says how the subscription stands.

@@ -32,7 +32,7 @@ impl OpenPage {
     fn new(subscription_id: i32, page: Page, waiting: &Arc<Waiting>) -> Self {
         let size = |item: &PageItem| match &item.content {
             Content::Row(row) => row.size(),
-            Content::Change(published, _) => published.size(),
+            Content::Change(change) => change.published().size(),
         };
         let bytes = page.items.iter().map(size).sum();
         waiting.add(bytes);
@@ -206,7 +206,7 @@ impl Followers {
                         panic!("a subscription that is behind was handed change {seq}");
                     };
                     assert!(seq > after, "change {seq} was handed over after {after}");
-                    return Some((subscription_id, follower.live_event(&change, &self.sealing)));
+                    return Some((subscription_id, follower.live_event(change, &self.sealing)));
                 }
                 Delivery::FellBehind { subscription, after } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::change::Seq;
-use crate::feed::{Advance, Attachment, CatchUpBudget, Feeds, Outbox, SubscriptionId, TooManyUnindexed};
+use crate::feed::{Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, SubscriptionId};
 use crate::summary::Summary;
 use crate::view::View;
 
@@ -43,9 +43,9 @@ pub enum SubscribeError {
     /// The server has as many as it may.
     #[error("limit_exceeded: the server has {0} subscriptions, more are not allowed; try again later")]
     Total(usize),
-    /// The table has as many filters that no index finds as it may.
+    /// The filters of the table would demand too much.
     #[error(transparent)]
-    Unindexed(#[from] TooManyUnindexed),
+    Filter(#[from] AttachError),
 }
 
 /// Grants subscriptions.

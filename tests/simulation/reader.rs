@@ -244,8 +244,8 @@ impl Reader {
                 assert!(before.is_none(), "row {} came twice", row.key);
                 self.items_seen(1, truth);
             }
-            Content::Change(published, kind) => {
-                let change = published.change();
+            Content::Change(seen) => {
+                let (change, kind) = (seen.published().change(), seen.kind());
                 self.seen = self.seen.max(change.seq);
                 let had = match kind {
                     ChangeKind::Added | ChangeKind::Updated => {

@@ -467,7 +467,8 @@ struct Figures {
 impl Server {
     fn new(store: Store, figures: Figures) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let limits = FeedLimits { window_bytes: figures.window_bytes, unindexed_cost: 1_000_000 };
+        let limits =
+            FeedLimits { window_bytes: figures.window_bytes, unindexed_cost: 1_000_000, pattern_bytes: 1 << 20 };
         let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));
         let limits = SubscriptionLimits { per_connection: 128, total: 1_000 };
         let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);

@@ -12,6 +12,7 @@ use crate::row_problems::RowProblems;
 use crate::wire::{Event, News, ResetReason, Shape, State, StateKind};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
+const EVENT_SUBSCRIPTION_ID: u32 = 1;
 const EVENT_TABLE_EVENT: u32 = 103;
 const BODY_EVENT_TYPE: u32 = 1;
 const LIST_EVENT_NEW: u32 = 4;
@@ -23,46 +24,101 @@ const TABLE_EVENT_OLD: u32 = 4;
 /// The bytes of one event.
 pub(super) fn encode(subscription_id: i32, event: &Event, problems: &RowProblems) -> Bytes {
     let Event { news, token, number } = event;
-    let mut envelope =
-        proto::Event { subscription_id, token: token.clone(), number: *number, ..proto::Event::default() };
+    let envelope = || proto::Event { subscription_id, token: token.clone(), number: *number, ..Default::default() };
     match news {
         News::Row { shape, content } => {
-            if number.is_some() {
-                let (is_initial, version) = match content {
-                    Content::Row(row) => (true, row.version),
-                    Content::Change(published, _) => (false, published.seq()),
-                };
-                envelope.initial = Some(is_initial);
-                envelope.version = Some(version.0);
+            let body = row_body(*shape, content, problems);
+            match (token, number) {
+                (None, None) => message(Envelope::Plain { subscription_id }, Some(&body)),
+                (_, None) => message(Envelope::Extended(envelope()), Some(&body)),
+                (_, Some(_)) => {
+                    let (is_initial, version) = match content {
+                        Content::Row(row) => (true, row.version),
+                        Content::Change(change) => (false, change.published().seq()),
+                    };
+                    let envelope = proto::Event { initial: Some(is_initial), version: Some(version.0), ..envelope() };
+                    message(Envelope::Extended(envelope), Some(&body))
+                }
             }
-            message(&envelope, Some(&row_body(*shape, content, problems)))
         }
         News::State(state) => {
-            envelope.state = Some(state_message(state));
-            message(&envelope, None)
+            message(Envelope::Extended(proto::Event { state: Some(state_message(state)), ..envelope() }), None)
         }
         News::Closed { message: text } => {
-            envelope.body = Some(proto::event::Body::SubscriptionClosed(proto::SubscriptionClosed {
+            let closed = proto::event::Body::SubscriptionClosed(proto::SubscriptionClosed {
                 reason: proto::subscription_closed::Reason::Error.into(),
                 message: Some(text.clone()),
-            }));
-            message(&envelope, None)
+            });
+            message(Envelope::Extended(proto::Event { body: Some(closed), ..envelope() }), None)
+        }
+    }
+}
+
+/// What is the subscriber's own in an event.
+#[expect(clippy::large_enum_variant, reason = "it lives for one call")]
+enum Envelope {
+    /// The subscription only, for those who asked for no more: most of what is sent.
+    Plain {
+        subscription_id: i32,
+    },
+    Extended(proto::Event),
+}
+
+impl Envelope {
+    fn encoded_len(&self) -> usize {
+        match self {
+            Self::Plain { subscription_id } => {
+                key_len(EVENT_SUBSCRIPTION_ID) + encoded_len_varint(id_varint(*subscription_id))
+            }
+            Self::Extended(event) => event.encoded_len(),
+        }
+    }
+
+    fn encode(&self, bytes: &mut BytesMut) {
+        match self {
+            Self::Plain { subscription_id } => {
+                encode_key(EVENT_SUBSCRIPTION_ID, WireType::Varint, bytes);
+                encode_varint(id_varint(*subscription_id), bytes);
+            }
+            Self::Extended(event) => event.encode_raw(bytes),
+        }
+    }
+}
+
+/// protobuf writes an int32 as the varint of its sign extension to 64 bits.
+fn id_varint(subscription_id: i32) -> u64 {
+    i64::from(subscription_id).cast_unsigned()
+}
+
+/// Bytes that a change keeps for all who get it, or that were made for this event only.
+enum Bits<'a> {
+    Shared(&'a Bytes),
+    Own(Bytes),
+}
+
+impl std::ops::Deref for Bits<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Own(bytes) => bytes,
         }
     }
 }
 
 /// The body of an event of a row, in the pieces that it is made of.
-struct Body {
+struct Body<'a> {
     /// Its number in `Event`.
     number: u32,
     kind: ChangeKind,
     /// Key and name, as fields of the body.
-    fields: Bytes,
+    fields: Bits<'a>,
     /// The new and the old row, with their numbers in the body.
-    rows: [Option<(u32, Bytes)>; 2],
+    rows: [Option<(u32, Bits<'a>)>; 2],
 }
 
-impl Body {
+impl Body<'_> {
     fn encoded_len(&self) -> usize {
         let rows = self.rows.iter().flatten();
         let rows_len: usize =
@@ -89,7 +145,7 @@ impl Body {
 /// What the type of a row event takes: its key, and a number below 128.
 const TYPE_BYTES: usize = 2;
 
-fn row_body(shape: Shape, content: &Content, problems: &RowProblems) -> Body {
+fn row_body<'a>(shape: Shape, content: &'a Content, problems: &RowProblems) -> Body<'a> {
     let source = Source { content, problems };
     let kind = source.kind();
     // A row that comes into a view has no old one there, whatever it was outside; and so the other way round.
@@ -110,53 +166,54 @@ fn row_body(shape: Shape, content: &Content, problems: &RowProblems) -> Body {
             kind,
             fields: source.key(),
             rows: [
-                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow).to_bytes())),
-                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow).to_bytes())),
+                shows_new.then(|| (TABLE_EVENT_NEW, Bits::Own(source.document(Piece::NewRow).to_bytes()))),
+                shows_old.then(|| (TABLE_EVENT_OLD, Bits::Own(source.document(Piece::OldRow).to_bytes()))),
             ],
         },
     }
 }
 
 /// Where the pieces of an event come from: a change keeps them for the next subscriber.
-struct Source<'a> {
+struct Source<'a, 'p> {
     content: &'a Content,
-    problems: &'a RowProblems,
+    problems: &'p RowProblems,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a, '_> {
     fn kind(&self) -> ChangeKind {
         match self.content {
             Content::Row(_) => ChangeKind::Added,
-            Content::Change(_, kind) => *kind,
+            Content::Change(change) => change.kind(),
         }
     }
 
-    fn name(&self, table: &'static CatalogTable, kind: ChangeKind) -> Bytes {
+    fn name(&self, table: &'static CatalogTable, kind: ChangeKind) -> Bits<'a> {
         let piece = if kind == ChangeKind::Deleted { Piece::OldName } else { Piece::NewName };
         self.piece(piece, |key, document| self.shown(table, key, (table.name_event)(key, document)))
     }
 
-    fn row(&self, table: &'static CatalogTable, piece: Piece) -> Bytes {
+    fn row(&self, table: &'static CatalogTable, piece: Piece) -> Bits<'a> {
         self.piece(piece, |key, document| self.shown(table, key, (table.row_message)(key, document)))
     }
 
-    fn key(&self) -> Bytes {
+    fn key(&self) -> Bits<'a> {
         self.piece(Piece::Key, |key, _| key_field(key))
     }
 
-    fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> Bytes {
+    fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> Bits<'a> {
         match self.content {
-            Content::Row(row) => encode(&row.key, &row.document),
-            Content::Change(published, _) => {
-                published.piece(piece, |change| encode(&change.key, document_of(change, piece))).clone()
+            Content::Row(row) => Bits::Own(encode(&row.key, &row.document)),
+            Content::Change(change) => {
+                let encode = |change: &Change| encode(&change.key, document_of(change, piece));
+                Bits::Shared(change.published().piece(piece, encode))
             }
         }
     }
 
-    fn document(&self, piece: Piece) -> &Document {
+    fn document(&self, piece: Piece) -> &'a Document {
         match self.content {
             Content::Row(row) => &row.document,
-            Content::Change(published, _) => document_of(published.change(), piece),
+            Content::Change(change) => document_of(change.published().change(), piece),
         }
     }
 
@@ -229,14 +286,14 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 }
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
-fn message(envelope: &proto::Event, body: Option<&Body>) -> Bytes {
+fn message(envelope: Envelope, body: Option<&Body<'_>>) -> Bytes {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
     let mut bytes = BytesMut::with_capacity(key_len(SERVER_MESSAGE_EVENT) + 10 + event_len);
     encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, &mut bytes);
     encode_varint(event_len as u64, &mut bytes);
-    envelope.encode_raw(&mut bytes);
+    envelope.encode(&mut bytes);
     if let Some(body) = body {
         encode_key(body.number, WireType::LengthDelimited, &mut bytes);
         encode_varint(body_len as u64, &mut bytes);

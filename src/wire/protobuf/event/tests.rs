@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::catalog;
 use crate::change::{Cause, Row, Seq, Timestamp};
-use crate::feed::Published;
+use crate::feed::{Published, SeenChange};
 
 const ID: &str = "01010101-0101-0101-0101-010101010101";
 
@@ -20,7 +22,7 @@ fn updated() -> Content {
         time: Timestamp(0),
         cause: Cause::Write,
     };
-    Content::Change(Published::new(change, &[]), ChangeKind::Updated)
+    Content::Change(SeenChange::Replayed(Published::new(change, &[]), ChangeKind::Updated))
 }
 
 fn plain(form: Form, content: Content) -> Event {
@@ -87,7 +89,9 @@ fn any_table_is_shown_as_json() {
     assert_eq!(event.key.and_then(|key| key.value), Some(table_key::Value::Text(ID.to_owned())));
     let shape = Shape { form, include_document: true, include_old: true };
     let left = match updated() {
-        Content::Change(published, _) => Content::Change(published, ChangeKind::Deleted),
+        Content::Change(seen) => {
+            Content::Change(SeenChange::Replayed(Arc::clone(seen.published()), ChangeKind::Deleted))
+        }
         Content::Row(_) => panic!("a change"),
     };
     for (content, new, old) in
