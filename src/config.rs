@@ -138,8 +138,8 @@ limits! {
     filter_bytes = 1_024;
     /// What trying one row against a filter may cost at worst, in comparisons; a dearer filter is refused.
     filter_cost = 2_000_000;
-    /// What it may cost to try one row against all the filters of a table that no index finds, in comparisons.
-    unindexed_cost = 20_000_000;
+    /// What it may cost to try one row against all the filters of a table that an index does not make cheap, in comparisons.
+    table_filter_cost = 20_000_000;
     /// Bytes that the patterns in filters of one table may take.
     pattern_bytes = 67_108_864;
     /// Seconds between pings; no sign of life for twice as long closes the connection with 4000.
@@ -201,12 +201,13 @@ impl Limits {
         }
     }
 
-    /// Bounds of feeds.
-    pub fn feeds(&self) -> FeedLimits {
+    /// Bounds of feeds; the values in filters are hashed with `hash_seed`.
+    pub fn feeds(&self, hash_seed: u64) -> FeedLimits {
         FeedLimits {
             window_bytes: size(self.window_bytes),
-            unindexed_cost: self.unindexed_cost,
+            table_filter_cost: self.table_filter_cost,
             pattern_bytes: size(self.pattern_bytes),
+            hash_seed,
         }
     }
 

@@ -135,7 +135,8 @@ impl Server {
         let store =
             Store::open(open_disk(&config.data_dir)?, options).map_err(|error| store_error(&config.data_dir, error))?;
         let metrics = Arc::new(Metrics::default());
-        let feeds = Feeds::new(store.position().seq, limits.feeds(), Arc::clone(&metrics));
+        let feeds =
+            Feeds::new(store.position().seq, limits.feeds(Uuid::new_v4().as_u64_pair().0), Arc::clone(&metrics));
         let clock = Clock;
         let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
         for (key, value) in limits.entries() {

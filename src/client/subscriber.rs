@@ -16,7 +16,7 @@ use crate::proto::{self, request::Command, response, server_message::MessageType
 /// What begins the text of a refusal of a token that the server did not make.
 const INVALID_TOKEN: &str = "invalid_token";
 /// What may have arrived but was not looked at yet is looked at for so long before silence counts as silence.
-const GRACE: Duration = Duration::from_millis(50);
+const GRACE: Duration = Duration::from_secs(2);
 /// Heartbeats begin with the answer to a subscription, which has to wait for requests before it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// To wake up once more costs nothing.

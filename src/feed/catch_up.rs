@@ -235,16 +235,32 @@ impl Reader<'_> {
     }
 }
 
-/// The page that `changes`, from the window, make for `view`; `end` is where it leads.
-pub(super) fn replay(
-    view: &View,
+/// Changes from the window that make a page.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    view: Arc<View>,
     changes: Vec<Arc<Published>>,
-    end: Cursor,
-    budget: CatchUpBudget,
-    metrics: &Metrics,
-) -> Page {
-    let changes = if budget.coalesce { coalesced(changes, metrics) } else { changes };
-    page_of(view, changes, budget.coalesce, Cursor::After, end, metrics)
+    /// Where they lead.
+    end: Seq,
+    coalesce: bool,
+}
+
+impl Replay {
+    pub(super) fn new(view: &Arc<View>, changes: Vec<Arc<Published>>, after: Seq, budget: CatchUpBudget) -> Self {
+        let end = changes.last().map_or(after, |last| last.seq());
+        Self { view: Arc::clone(view), changes, end, coalesce: budget.coalesce }
+    }
+
+    /// Whether a filter has to go through the changes, which takes its time.
+    pub fn is_filtered(&self) -> bool {
+        self.view.filter.is_some()
+    }
+
+    /// The page.
+    pub fn page(self, metrics: &Metrics) -> Page {
+        let changes = if self.coalesce { coalesced(self.changes, metrics) } else { self.changes };
+        page_of(&self.view, changes, self.coalesce, Cursor::After, Cursor::After(self.end), metrics)
+    }
 }
 
 /// The page that `changes` make for `view`.

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, SeenChange, read_page};
+pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
 pub use outbox::{Delivery, Outbox, Outlet, Waiting};
 pub use published::{Piece, Published, ViewChange};
 use views::{GoneLive, Live, ViewId, Views};
@@ -38,7 +38,7 @@ pub enum Advance {
     /// It is level with the feed, which hands it everything from now on.
     Live,
     /// It gets these changes and is still behind.
-    Replay(Page),
+    Replay(Replay),
     /// What it needs has left the window: read it from the log.
     ReadLog,
 }
@@ -48,10 +48,12 @@ pub enum Advance {
 pub struct FeedLimits {
     /// Bytes of recent changes that each feed keeps.
     pub window_bytes: usize,
-    /// What it may cost to try one row against all the filters of a table that no index finds.
-    pub unindexed_cost: u64,
+    /// What it may cost to try one row against all the filters of a table that an index does not make cheap.
+    pub table_filter_cost: u64,
     /// Bytes of the automata of the patterns in filters of one table.
     pub pattern_bytes: usize,
+    /// Decides how the values in filters are hashed; no client may know it.
+    pub hash_seed: u64,
 }
 
 /// The live changes of one table.
@@ -98,15 +100,22 @@ impl Feed {
         }
     }
 
-    /// Brings a subscriber, who has everything of its view up to `after` and there `summary`, closer to being live.
-    fn advance(&self, ids: (ViewId, SubscriptionId), view: &View, level: Level<'_>, budget: CatchUpBudget) -> Advance {
-        let Level { after, summary, outbox } = level;
+    /// Brings a subscriber closer to being live.
+    fn advance(
+        &self,
+        ids: (ViewId, SubscriptionId),
+        view: &Arc<View>,
+        standing: Standing,
+        outbox: &Arc<Outbox>,
+        budget: CatchUpBudget,
+    ) -> Advance {
+        let after = standing.after;
         // Read before the lock is taken: what was handed over by then is in the views.
         let handed_over = Seq(self.handed_over.load(Ordering::Acquire));
         let mut state = self.lock();
         if after >= state.window.head() || PlantedBug::LiveBeforeCaughtUp.is_planted() {
             let live = Live { outbox: Arc::clone(outbox), after };
-            if state.views.go_live(ids.0, ids.1, live, summary, handed_over >= after) == GoneLive::Diverged {
+            if state.views.go_live(ids.0, ids.1, live, standing, handed_over) == GoneLive::Diverged {
                 self.metrics.divergences.inc();
                 tracing::error!(table = %self.table, %after, "a view differs from what its subscribers were sent");
             }
@@ -115,10 +124,7 @@ impl Feed {
         let found = state.window.changes_after(after, budget.scanned_bytes());
         drop(state);
         match found {
-            Some(changes) => {
-                let last = changes.last().map_or(after, |last| last.seq());
-                Advance::Replay(catch_up::replay(view, changes, Cursor::After(last), budget, &self.metrics))
-            }
+            Some(changes) => Advance::Replay(Replay::new(view, changes, after, budget)),
             None => Advance::ReadLog,
         }
     }
@@ -143,12 +149,15 @@ impl Feed {
     }
 }
 
-/// Where a subscriber is that may go live.
+/// Where a subscriber is, and what it holds there.
 #[derive(Clone, Copy, Debug)]
-struct Level<'a> {
-    after: Seq,
-    summary: Summary,
-    outbox: &'a Arc<Outbox>,
+pub struct Standing {
+    /// It has everything of its view up to here.
+    pub after: Seq,
+    /// The rows that it holds.
+    pub summary: Summary,
+    /// They were counted as they were sent, all of them; otherwise some are what a token said.
+    pub is_counted: bool,
 }
 
 impl fmt::Debug for Feed {
@@ -182,11 +191,11 @@ struct SharedFeed {
 /// Why a view cannot have its filter; the text is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttachError {
-    /// The filters of the table that no index finds would cost too much.
+    /// The filters of the table that an index does not make cheap would cost too much.
     #[error(
-        "limit_exceeded: with yours, the filters of this table that have to be tried on every change would cost more than {0}; compare a member with a value, so that an index can find it (describe_filter tells)"
+        "limit_exceeded: with yours, the filters of this table that an index does not make cheap would cost more than {0}; compare a member with a value (describe_filter tells), and go without matches, contains and \"x\" in a"
     )]
-    Unindexed(u64),
+    Cost(u64),
     /// The patterns of the filters of the table would take too much memory.
     #[error(
         "limit_exceeded: with yours, the patterns in filters of this table would take more than {0} bytes; use a simpler one, or startsWith, endsWith or contains"
@@ -223,7 +232,7 @@ impl Feeds {
             secrets: view.secrets,
             state: Mutex::new(FeedState {
                 window: Window::new(published, self.limits.window_bytes),
-                views: Views::new(published.0),
+                views: Views::new(self.limits.hash_seed),
                 handed: published,
             }),
             handed_over: Arc::clone(&self.handed_over),
@@ -316,10 +325,9 @@ impl Attachment {
         &self.view
     }
 
-    /// Brings it, who has everything of its view up to `after` and there `summary`, closer to being live. Once it is, changes
-    /// go to `outbox`.
-    pub fn advance(&self, after: Seq, summary: Summary, outbox: &Arc<Outbox>, budget: CatchUpBudget) -> Advance {
-        self.feed.advance(self.ids, &self.view, Level { after, summary, outbox }, budget)
+    /// Brings it closer to being live. Once it is, changes go to `outbox`.
+    pub fn advance(&self, standing: Standing, outbox: &Arc<Outbox>, budget: CatchUpBudget) -> Advance {
+        self.feed.advance(self.ids, &self.view, standing, outbox, budget)
     }
 
     /// Has a [`Delivery::Mark`] put behind everything that waits; `false` where it is not live, or ahead of the others.
@@ -337,3 +345,6 @@ impl Drop for Attachment {
         self.feeds.give_back(self.feed.table());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{AttachError, FeedLimits, Outbox, Published, SubscriptionId, ViewChange, outbox::Pushed};
+use super::outbox::Pushed;
+use super::{AttachError, FeedLimits, Outbox, Published, Standing, SubscriptionId, ViewChange};
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
 use crate::metrics::Metrics;
@@ -24,34 +25,34 @@ fn key_of(view: &View) -> ViewKey {
 /// What filters demand of the server, beyond what an index makes cheap.
 #[derive(Clone, Copy, Default)]
 struct Demand {
-    /// What it costs to try one row against those that no index finds.
-    unindexed_cost: u64,
+    /// What it costs to try one row against those that an index does not make cheap.
+    cost: u64,
     pattern_bytes: usize,
 }
 
 impl Demand {
     fn of(view: &View) -> Self {
         view.filter.as_ref().map_or_else(Self::default, |filter| Self {
-            unindexed_cost: if filter.is_indexed() { 0 } else { filter.cost().0 },
+            cost: if filter.is_cheap() { 0 } else { filter.cost().0 },
             pattern_bytes: filter.pattern_bytes(),
         })
     }
 
     fn add(&mut self, more: Self, limits: &FeedLimits) -> Result<(), AttachError> {
-        let unindexed_cost = self.unindexed_cost + more.unindexed_cost;
-        if more.unindexed_cost > 0 && unindexed_cost > limits.unindexed_cost {
-            return Err(AttachError::Unindexed(limits.unindexed_cost));
+        let cost = self.cost + more.cost;
+        if more.cost > 0 && cost > limits.table_filter_cost {
+            return Err(AttachError::Cost(limits.table_filter_cost));
         }
         let pattern_bytes = self.pattern_bytes + more.pattern_bytes;
         if more.pattern_bytes > 0 && pattern_bytes > limits.pattern_bytes {
             return Err(AttachError::Patterns(limits.pattern_bytes));
         }
-        *self = Self { unindexed_cost, pattern_bytes };
+        *self = Self { cost, pattern_bytes };
         Ok(())
     }
 
     fn remove(&mut self, less: Self) {
-        self.unindexed_cost -= less.unindexed_cost;
+        self.cost -= less.cost;
         self.pattern_bytes -= less.pattern_bytes;
     }
 }
@@ -62,7 +63,7 @@ struct ViewState {
     subscriptions: usize,
     live: BTreeMap<SubscriptionId, Live>,
     /// The rows of the view at a position, once somebody has counted them.
-    summary: Option<(Seq, Summary)>,
+    standing: Option<Standing>,
 }
 
 pub(super) struct Live {
@@ -151,7 +152,7 @@ impl Views {
         }
         self.demand.add(Demand::of(view), limits)?;
         let state =
-            ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), summary: None };
+            ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), standing: None };
         let id = match self.free.pop() {
             Some(slot) => ViewId(slot),
             None => {
@@ -249,25 +250,35 @@ impl Views {
         }
     }
 
-    /// Makes the subscriber live behind `after`, where its view is `summary`. `is_complete` says that everything up to `after`
-    /// was handed over to the others of the view.
+    /// Makes the subscriber live, who stands where `standing` says. Everything up to `handed_over` was handed to the others of
+    /// the view.
     pub(super) fn go_live(
         &mut self,
         id: ViewId,
         subscription: SubscriptionId,
         live: Live,
-        summary: Summary,
-        is_complete: bool,
+        standing: Standing,
+        handed_over: Seq,
     ) -> GoneLive {
         let state = self.state_mut(id);
-        let after = live.after;
         state.live.insert(subscription, live);
-        let known = *state.summary.get_or_insert((after, summary));
-        if !is_complete || known.1 == summary {
+        let Some(known) = state.standing else {
+            state.standing = Some(standing);
+            return GoneLive::AsExpected;
+        };
+        if known.after > standing.after {
+            // Somebody has read from the store what is yet to be handed over; it is counted when it is.
+            state.standing = Some(standing);
             return GoneLive::AsExpected;
         }
-        // Whoever counted last is believed; the others are told at the next mark, and start anew.
-        state.summary = Some((after, summary));
+        if handed_over < standing.after || known.summary == standing.summary {
+            return GoneLive::AsExpected;
+        }
+        // Whoever counted last is believed, but a token never against a count. The others are told at the next mark, and start
+        // anew.
+        if standing.is_counted || !known.is_counted {
+            state.standing = Some(standing);
+        }
         GoneLive::Diverged
     }
 
@@ -276,7 +287,7 @@ impl Views {
     }
 
     pub(super) fn summary(&self, id: ViewId) -> Option<Summary> {
-        self.state(id).summary.map(|(_, summary)| summary)
+        self.state(id).standing.map(|standing| standing.summary)
     }
 
     /// The subscribers that are live.
@@ -313,13 +324,13 @@ impl ViewState {
                 continue;
             }
             // Nobody has been live yet where there is none.
-            let Some((at, summary)) = &mut self.summary else { return };
-            if published.seq() > *at {
-                published.apply(kind, summary);
-                *at = published.seq();
+            let Some(standing) = &mut self.standing else { return };
+            if published.seq() > standing.after {
+                published.apply(kind, &mut standing.summary);
+                standing.after = published.seq();
             }
             if !self.live.is_empty() {
-                batch.push(ViewChange::new(Arc::clone(published), kind, *summary));
+                batch.push(ViewChange::new(Arc::clone(published), kind, standing.summary));
             }
         }
         if batch.is_empty() {

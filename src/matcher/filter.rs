@@ -76,7 +76,7 @@ impl Cost {
     pub const MATCH: u64 = 40_000;
 
     /// Comparing all elements of a list of 1 MiB, half a million of them.
-    pub const LOOK_UP: u64 = 60_000;
+    pub const LOOK_UP: u64 = 120_000;
 
     fn of(expression: &Expression) -> u64 {
         let text = |text: &str| text.len() as u64 / 64;
@@ -187,6 +187,12 @@ impl Filter {
     /// Whether changes find it by an index; otherwise each is tried against it.
     pub fn is_indexed(&self) -> bool {
         self.is_indexed
+    }
+
+    /// Whether an index finds the changes that matter to it, and trying it on one does not mean to go through all of a text or a
+    /// list: many may look for the same value.
+    pub fn is_cheap(&self) -> bool {
+        self.is_indexed && self.cost.0 < Cost::SCAN
     }
 
     /// The bytes of the automata of its patterns.

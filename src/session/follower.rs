@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::change::{Epoch, Seq};
-use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, ViewChange};
-use crate::store::PageBudget;
+use crate::change::Seq;
+use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, Standing, ViewChange};
+use crate::store::{PageBudget, Store};
 use crate::subscription::Subscription;
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
@@ -17,7 +17,7 @@ use crate::wire::{Event, News, Shape, State, StateKind};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wishes {
     pub(super) shape: Shape,
-    /// It sent options at all, so it knows what a reset is.
+    /// It asked for states or tokens, so it knows what a reset is.
     pub(super) knows_resets: bool,
     pub(super) states: bool,
     pub(super) tokens: bool,
@@ -45,7 +45,9 @@ pub(super) struct Follower {
     /// Where the client is with what it was sent; `None` between changes that make sense only together.
     place: Option<Cursor>,
     /// What the client holds there.
-    pub(super) summary: Summary,
+    summary: Summary,
+    /// That was counted here from the first row on, and does not go on from what a token says.
+    is_counted: bool,
     /// The number of the last event.
     number: u64,
     /// When the next heartbeat is due, in milliseconds of the session's clock.
@@ -58,7 +60,7 @@ pub(super) struct Follower {
 #[derive(Clone, Debug)]
 pub(super) struct Sealing {
     pub(super) seal: TokenSeal,
-    pub(super) epoch: Epoch,
+    pub(super) store: Store,
 }
 
 impl Follower {
@@ -76,6 +78,7 @@ impl Follower {
             wishes,
             scope,
             progress: Progress::Behind(place.clone()),
+            is_counted: place == Cursor::Snapshot { sent: None },
             place: Some(place),
             summary,
             number: 0,
@@ -90,6 +93,12 @@ impl Follower {
         self.progress = Progress::Behind(place.clone());
         self.place = Some(place);
         self.summary = Summary::default();
+        self.is_counted = true;
+    }
+
+    /// Where it is, and what its client holds there, if it is behind `after`.
+    pub(super) fn standing(&self, after: Seq) -> Standing {
+        Standing { after, summary: self.summary, is_counted: self.is_counted }
     }
 
     /// It holds its view at `after`, and is behind.
@@ -143,7 +152,7 @@ impl Follower {
             Some(Cursor::Snapshot { .. }) | None => None,
         };
         let token = self.token(sealing);
-        self.event(News::State(State { kind, epoch: sealing.epoch, holds }), token)
+        self.event(News::State(State { kind, epoch: sealing.store.epoch(), holds }), token)
     }
 
     fn event(&mut self, news: News, token: Option<Bytes>) -> Event {
@@ -162,6 +171,11 @@ impl Follower {
             Cursor::Snapshot { sent: Some((key, at)) } => Place::UpTo(key, at),
             Cursor::Snapshot { sent: None } => return None,
         };
-        Some(sealing.seal.seal(&Token { epoch: sealing.epoch, scope: self.scope, place, summary: self.summary }))
+        Some(sealing.seal.seal(&Token {
+            epoch: sealing.store.epoch(),
+            scope: self.scope,
+            place,
+            summary: self.summary,
+        }))
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::Read;
 use super::follower::{Follower, Progress, Sealing};
-use crate::feed::{Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, SubscriptionId, Waiting};
+use crate::feed::{
+    Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, Replay, SubscriptionId, Waiting,
+};
 use crate::metrics::Metrics;
 use crate::store::{PageBudget, StoreError};
 use crate::wire::{Event, News, ResetReason, ServerMessage, StateKind};
@@ -23,9 +25,27 @@ struct OpenPage {
     subscription_id: i32,
     items: VecDeque<PageItem>,
     cursor: Cursor,
-    /// Counted among all that waits.
+    _counted: Counted,
+}
+
+/// Bytes that are counted among all that waits.
+#[derive(Debug)]
+struct Counted {
     bytes: usize,
     waiting: Arc<Waiting>,
+}
+
+impl Counted {
+    fn new(bytes: usize, waiting: &Arc<Waiting>) -> Self {
+        waiting.add(bytes);
+        Self { bytes, waiting: Arc::clone(waiting) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.waiting.remove(self.bytes);
+    }
 }
 
 impl OpenPage {
@@ -35,15 +55,8 @@ impl OpenPage {
             Content::Change(change) => change.published().size(),
         };
         let bytes = page.items.iter().map(size).sum();
-        waiting.add(bytes);
         let Page { items, cursor } = page;
-        Self { subscription_id, items: items.into(), cursor, bytes, waiting: Arc::clone(waiting) }
-    }
-}
-
-impl Drop for OpenPage {
-    fn drop(&mut self) {
-        self.waiting.remove(self.bytes);
+        Self { subscription_id, items: items.into(), cursor, _counted: Counted::new(bytes, waiting) }
     }
 }
 
@@ -60,6 +73,8 @@ pub(super) struct Followers {
     outbox: Arc<Outbox>,
     sealing: Arc<Sealing>,
     metrics: Arc<Metrics>,
+    /// How many subscriptions have heartbeats.
+    heartbeats: usize,
     /// Boxed, because a node of the map has room for eleven.
     by_id: BTreeMap<i32, Box<Follower>>,
     ids: HashMap<SubscriptionId, i32>,
@@ -69,6 +84,10 @@ pub(super) struct Followers {
     behind: VecDeque<i32>,
     page: Option<OpenPage>,
     reading: Option<Reading>,
+    /// The changes of the page that is wanted, if they are in memory.
+    replay: Option<Replay>,
+    /// What the page that is being read may hold.
+    reserved: Option<Counted>,
     /// What clients are to be told before anything else.
     announced: VecDeque<(i32, StateKind)>,
     /// Ended by the server; their clients are yet to be told.
@@ -81,12 +100,15 @@ impl Followers {
             outbox,
             sealing,
             metrics,
+            heartbeats: 0,
             by_id: BTreeMap::new(),
             ids: HashMap::new(),
             taken: VecDeque::new(),
             behind: VecDeque::new(),
             page: None,
             reading: None,
+            replay: None,
+            reserved: None,
             announced: VecDeque::new(),
             ended: VecDeque::new(),
         }
@@ -103,6 +125,7 @@ impl Followers {
     /// Adds a subscription; `reset` says why its client cannot go on where it wished to.
     pub(super) fn add(&mut self, subscription_id: i32, follower: Follower, reset: Option<ResetReason>) {
         self.ids.insert(follower.subscription.id(), subscription_id);
+        self.heartbeats += usize::from(follower.wishes.heartbeat_ms.is_some());
         let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
         self.by_id.insert(subscription_id, Box::new(follower));
         self.behind.push_back(subscription_id);
@@ -122,15 +145,21 @@ impl Followers {
             return self.ended.len() < untold;
         };
         self.ids.remove(&follower.subscription.id());
+        self.heartbeats -= usize::from(follower.wishes.heartbeat_ms.is_some());
         self.behind.retain(|id| *id != subscription_id);
         self.announced.retain(|(id, _)| *id != subscription_id);
         self.page.take_if(|page| page.subscription_id == subscription_id);
-        self.reading.take_if(|reading| *reading == Reading::Wanted(subscription_id));
+        if self.reading.take_if(|reading| *reading == Reading::Wanted(subscription_id)).is_some() {
+            self.replay = None;
+        }
         true
     }
 
     /// Begins the heartbeats that are due at `now_ms`.
     pub(super) fn tick(&mut self, now_ms: u64) {
+        if self.heartbeats == 0 {
+            return;
+        }
         let mut untold = Vec::new();
         for (&subscription_id, follower) in &mut self.by_id {
             let Some(interval_ms) = follower.wishes.heartbeat_ms else { continue };
@@ -148,6 +177,9 @@ impl Followers {
 
     /// When the next heartbeat is due, in milliseconds of the session's clock.
     pub(super) fn due_ms(&self) -> Option<u64> {
+        if self.heartbeats == 0 {
+            return None;
+        }
         self.by_id.values().filter_map(|follower| follower.heartbeat_due_ms).min()
     }
 
@@ -269,12 +301,19 @@ impl Followers {
             return false;
         };
         let budget = follower.budget(PageBudget { items: usize::MAX, bytes: TAKEN_BYTES });
-        match follower.subscription.advance(after, follower.summary, budget) {
+        match follower.subscription.advance(follower.standing(after), budget) {
             Advance::Live => {
                 follower.progress = Progress::Live { after };
                 self.announce(subscription_id, StateKind::Live);
             }
-            Advance::Replay(page) => {
+            // No filter runs on the loop of a connection.
+            Advance::Replay(replay) if replay.is_filtered() => {
+                self.reading = Some(Reading::Wanted(subscription_id));
+                self.replay = Some(replay);
+                return false;
+            }
+            Advance::Replay(replay) => {
+                let page = replay.page(&self.metrics);
                 self.page = Some(OpenPage::new(subscription_id, page, self.outbox.waiting()));
             }
             Advance::ReadLog => {
@@ -291,11 +330,15 @@ impl Followers {
             return None;
         };
         self.reading = Some(Reading::Running);
+        if let Some(replay) = self.replay.take() {
+            return Some(Read::Replay { subscription_id, replay, metrics: Arc::clone(&self.metrics) });
+        }
         let follower = self.by_id.get(&subscription_id).expect("the read of an ended subscription is not wanted");
         let Progress::Behind(cursor) = &follower.progress else {
             panic!("a live subscription wants to read");
         };
         page.bytes = page.bytes.min(self.outbox.waiting().room().max(PAGE_BYTES_MIN));
+        self.reserved = Some(Counted::new(page.bytes, self.outbox.waiting()));
         Some(Read::Page {
             subscription_id,
             view: Arc::clone(follower.subscription.view()),
@@ -307,6 +350,7 @@ impl Followers {
 
     pub(super) fn page(&mut self, subscription_id: i32, result: Result<CatchUp, StoreError>) {
         assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
+        self.reserved = None;
         let Some(follower) = self.by_id.get_mut(&subscription_id) else {
             return;
         };

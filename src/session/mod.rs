@@ -67,7 +67,7 @@ impl SessionContext {
         metrics: Arc<Metrics>,
         limits: SessionLimits,
     ) -> Arc<Self> {
-        let sealing = Arc::new(Sealing { seal: TokenSeal::new(store.secret()), epoch: store.epoch() });
+        let sealing = Arc::new(Sealing { seal: TokenSeal::new(store.secret()), store: store.clone() });
         Arc::new(Self { subscriptions, metrics, limits, sealing })
     }
 }

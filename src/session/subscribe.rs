@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Session;
 use super::follower::{Follower, Sealing, Wishes};
 use crate::catalog::{Form, SubscribePlan};
-use crate::change::Seq;
 use crate::feed::Cursor;
 use crate::matcher::Filter;
 use crate::planted::PlantedBug;
@@ -45,8 +44,7 @@ impl Session {
         let view = Arc::new(view(plan, filter));
         let scope = view.scope(self.principal.name());
         let token = options.and_then(|options| options.resume_token.as_ref());
-        let published = context.subscriptions.feeds().published();
-        let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, published, &context.sealing))?;
+        let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, &context.sealing))?;
         let subscription = context
             .subscriptions
             .subscribe(&self.principal, self.followers.len(), &view, self.followers.outbox())
@@ -63,7 +61,6 @@ impl Session {
 }
 
 fn wishes(form: Form, options: Option<&SubscribeOptions>) -> Result<Wishes, String> {
-    let knows_resets = options.is_some();
     let defaults = SubscribeOptions::default();
     let options = options.unwrap_or(&defaults);
     let heartbeat_ms = match options.heartbeat_seconds {
@@ -75,6 +72,7 @@ fn wishes(form: Form, options: Option<&SubscribeOptions>) -> Result<Wishes, Stri
         Some(seconds) => Some(u64::from(seconds.unsigned_abs()) * 1000),
     };
     let shape = Shape { form, include_document: options.include_document(), include_old: options.include_old() };
+    let knows_resets = options.states() || options.tokens() || options.resume_token.is_some();
     let (states, tokens, coalesce) = (options.states(), options.tokens(), options.coalesce());
     Ok(Wishes { shape, knows_resets, states, tokens, coalesce, heartbeat_ms })
 }
@@ -89,13 +87,13 @@ fn view(plan: &SubscribePlan, filter: Option<Arc<Filter>>) -> View {
 }
 
 /// Where the client goes on that has this token.
-fn resumed(token: &[u8], scope: Scope, published: Seq, sealing: &Sealing) -> Result<Start, String> {
+fn resumed(token: &[u8], scope: Scope, sealing: &Sealing) -> Result<Start, String> {
     let token = match sealing.seal.open(token) {
         Ok(token) => token,
         Err(TokenError::OtherServer) => return Ok(Start::fresh(Some(ResetReason::Server))),
         Err(error @ TokenError::Forged) => return Err(error.to_string()),
     };
-    if let Some(reason) = doubt(&token, scope, published, sealing) {
+    if let Some(reason) = doubt(&token, scope, sealing) {
         return Ok(Start::fresh(Some(reason)));
     }
     let place = match token.place {
@@ -107,13 +105,14 @@ fn resumed(token: &[u8], scope: Scope, published: Seq, sealing: &Sealing) -> Res
 }
 
 /// Why nobody can tell what has happened since `token`.
-fn doubt(token: &Token, scope: Scope, published: Seq, sealing: &Sealing) -> Option<ResetReason> {
+fn doubt(token: &Token, scope: Scope, sealing: &Sealing) -> Option<ResetReason> {
     let (Place::At(seq) | Place::UpTo(_, seq)) = token.place;
-    if token.epoch != sealing.epoch && !PlantedBug::EpochIsNotChecked.is_planted() {
+    let now = sealing.store.position();
+    if token.epoch != now.epoch && !PlantedBug::EpochIsNotChecked.is_planted() {
         Some(ResetReason::Epoch)
     } else if token.scope != scope && !PlantedBug::TokenFitsAnyView.is_planted() {
         Some(ResetReason::View)
-    } else if seq > published && token.epoch == sealing.epoch {
+    } else if seq > now.seq && token.epoch == now.epoch {
         Some(ResetReason::Future)
     } else {
         None

@@ -17,7 +17,7 @@ impl Outlet for Nobody {
 
 fn session(store: &Store) -> (Session, Arc<Feeds>) {
     let metrics = Arc::new(Metrics::default());
-    let feeds = FeedLimits { window_bytes: 1 << 20, unindexed_cost: 10, pattern_bytes: 1000 };
+    let feeds = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 10, pattern_bytes: 1000, hash_seed: 1 };
     let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));
     let limits = SubscriptionLimits { per_connection: 10, total: 10 };
     let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);

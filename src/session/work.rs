@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::unknown_table;
 use crate::change::{Key, Row, Seq, Table};
-use crate::feed::{CatchUp, CatchUpBudget, Cursor, read_page};
+use crate::feed::{CatchUp, CatchUpBudget, Cursor, Replay, read_page};
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::store::{PageBudget, Query, QueryResult, Snapshot, Store, StoreError, Unit};
@@ -60,6 +60,15 @@ pub enum Read {
         /// What is counted.
         metrics: Arc<Metrics>,
     },
+    /// A page for a subscription that is behind, of changes that are in memory: its filter has to go through them.
+    Replay {
+        /// The subscription, by its number on the connection.
+        subscription_id: i32,
+        /// The changes.
+        replay: Replay,
+        /// What is counted.
+        metrics: Arc<Metrics>,
+    },
     /// What a request needs to know before it is carried out.
     Question(Question),
 }
@@ -71,7 +80,7 @@ pub enum ReadResult {
     Query(Result<QueryResult, StoreError>),
     /// For [`Read::Export`].
     Export(Result<ExportPage, StoreError>),
-    /// For [`Read::Page`].
+    /// For [`Read::Page`] and [`Read::Replay`].
     Page {
         /// The subscription it is for.
         subscription_id: i32,
@@ -129,6 +138,9 @@ impl Read {
                 let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
                 Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
             })),
+            Self::Replay { subscription_id, replay, metrics } => {
+                ReadResult::Page { subscription_id, result: Ok(CatchUp::Page(replay.page(&metrics))) }
+            }
             Self::Question(question) => ReadResult::Answer(question.answer(store)),
             Self::Page { subscription_id, view, cursor, budget, metrics } => {
                 let result = read(store, |snapshot| read_page(snapshot, &view, &cursor, budget, &metrics));

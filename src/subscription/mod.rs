@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::change::Seq;
-use crate::feed::{Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, SubscriptionId};
-use crate::summary::Summary;
+use crate::feed::{Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, Standing, SubscriptionId};
 use crate::view::View;
 
 /// Who is at the other end of a session.
@@ -122,9 +120,9 @@ impl Subscription {
         self.attachment.view()
     }
 
-    /// Brings it, who has everything up to `after` and there `summary`, closer to being live; see [`Attachment::advance`].
-    pub fn advance(&self, after: Seq, summary: Summary, budget: CatchUpBudget) -> Advance {
-        self.attachment.advance(after, summary, &self.outbox, budget)
+    /// Brings it closer to being live; see [`Attachment::advance`].
+    pub fn advance(&self, standing: Standing, budget: CatchUpBudget) -> Advance {
+        self.attachment.advance(standing, &self.outbox, budget)
     }
 
     /// Asks to be told, behind everything that waits, where it is then; see [`Attachment::mark`].

@@ -1,9 +1,9 @@
 //! A server without sockets, its clients, its disk, and what happens to them, by chance from a seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use starfeed::change::{Document, Epoch, Key, Seq, Table, Timestamp};
+use starfeed::change::{Change, Document, Epoch, Key, Seq, Table, Timestamp};
 use starfeed::feed::{FeedLimits, Feeds, Waiting};
 use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
@@ -40,6 +40,8 @@ pub(crate) struct World {
     figures: Figures,
     server: Server,
     clients: Vec<Client>,
+    /// Commits that are on disk, and that the feeds have yet to be told of.
+    unpublished: VecDeque<(Vec<Change>, Seq)>,
     /// Readers whose connection is gone, and who will go on.
     parked: Vec<Reader>,
     model: Model,
@@ -75,6 +77,7 @@ impl World {
         "a forged token",
         "a resume with another filter",
         "a lost store",
+        "a commit that is published later",
     ];
 
     /// Runs one schedule to its end; panics where the promise is broken. Returns what it came through.
@@ -101,6 +104,7 @@ impl World {
             options,
             figures,
             clients: Vec::new(),
+            unpublished: VecDeque::new(),
             parked: Vec::new(),
             model: Model::default(),
             acknowledged: Seq::ZERO,
@@ -121,6 +125,9 @@ impl World {
 
     fn step(&mut self) {
         self.now += self.rng.u64(0..20);
+        if self.rng.bool() {
+            self.publish();
+        }
         match self.rng.u8(0..100) {
             0..28 => {
                 // A burst now and then: more than the outboxes of slow readers hold.
@@ -282,7 +289,12 @@ impl World {
                 for _ in committed.results.iter().filter(|result| result.is_err()) {
                     self.count("a refused unit");
                 }
-                self.server.feeds.publish(committed.changes, committed.upto);
+                self.unpublished.push_back((committed.changes, committed.upto));
+                if self.rng.u8(0..3) > 0 {
+                    self.publish();
+                } else {
+                    self.count("a commit that is published later");
+                }
                 Ok(committed.results)
             }
             Err(error) => {
@@ -299,6 +311,13 @@ impl World {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Tells the feeds of what is on disk, in order.
+    fn publish(&mut self) {
+        for (changes, upto) in std::mem::take(&mut self.unpublished) {
+            self.server.feeds.publish(changes, upto);
         }
     }
 
@@ -355,6 +374,7 @@ impl World {
     fn lose_power(&mut self) {
         self.count("a power loss");
         self.power_losses += 1;
+        self.unpublished.clear();
         self.count_fell_behind();
         let seen = self.clients.iter().map(Client::seen).max().unwrap_or_default();
         for client in std::mem::take(&mut self.clients) {
@@ -391,6 +411,7 @@ impl World {
     fn lose_store(&mut self) {
         self.count("a lost store");
         self.power_losses += 1;
+        self.unpublished.clear();
         self.count_fell_behind();
         for client in std::mem::take(&mut self.clients) {
             self.leave(client);
@@ -425,12 +446,14 @@ impl World {
         self.disk.heal();
         // Changes that a fault left unpublished come with the next commit.
         while self.commit(&[]).is_err() {}
+        self.publish();
         for _ in 0..100_000 {
             let mut is_busy = false;
             for mut client in std::mem::take(&mut self.clients) {
                 is_busy |= client.go_on(self.truth());
                 while let Some((ticket, unit)) = client.writes.pop_front() {
                     let result = self.commit(&[unit]).map(|mut results| results.remove(0));
+                    self.publish();
                     client.written(ticket, result);
                     is_busy = true;
                 }
@@ -467,8 +490,12 @@ struct Figures {
 impl Server {
     fn new(store: Store, figures: Figures) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let limits =
-            FeedLimits { window_bytes: figures.window_bytes, unindexed_cost: 1_000_000, pattern_bytes: 1 << 20 };
+        let limits = FeedLimits {
+            window_bytes: figures.window_bytes,
+            table_filter_cost: 1_000_000,
+            pattern_bytes: 1 << 20,
+            hash_seed: 1,
+        };
         let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));
         let limits = SubscriptionLimits { per_connection: 128, total: 1_000 };
         let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);

@@ -2,6 +2,7 @@ mod commits;
 mod opening;
 mod reads;
 mod retention;
+mod upgrade;
 mod writer;
 
 use super::*;

@@ -1,0 +1,152 @@
+//! What the simulation does not come to: a commit that is on disk and not handed over yet, and filters that come and go while
+//! a batch is matched.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::change::{Cause, Document, Key, Timestamp};
+use crate::matcher::{Filter, FilterLimits};
+use crate::store::PageBudget;
+use crate::view::KeyRule;
+
+struct Nobody;
+
+impl Outlet for Nobody {
+    fn ready(&self) {}
+}
+
+fn key(number: u64) -> Key {
+    Key::text(&format!("row{number}"))
+}
+
+/// Each change adds a row.
+fn change(number: u64) -> Change {
+    Change {
+        seq: Seq(number),
+        table: Table::new("schedule"),
+        key: key(number),
+        old: None,
+        old_version: Seq::ZERO,
+        new: Some(Document::parse(br#"{"a":1}"#).expect("an object")),
+        time: Timestamp(0),
+        cause: Cause::Write,
+    }
+}
+
+/// Where somebody stands who has counted all rows up to change `after`.
+fn standing(after: u64) -> Standing {
+    let mut summary = Summary::default();
+    (1..=after).for_each(|number| summary.add(&key(number), Seq(number)));
+    Standing { after: Seq(after), summary, is_counted: true }
+}
+
+fn feeds() -> (Arc<Feeds>, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::default());
+    let limits = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 100, pattern_bytes: 1 << 20, hash_seed: 1 };
+    (Feeds::new(Seq(11), limits, Arc::clone(&metrics)), metrics)
+}
+
+fn view(filter: Option<&str>) -> Arc<View> {
+    let filter = filter.map(|text| Arc::new(Filter::parse(text, &FilterLimits::default()).expect("a filter")));
+    Arc::new(View { table: Table::new("schedule"), secrets: &[], keys: KeyRule::Any, filter })
+}
+
+fn outbox() -> Arc<Outbox> {
+    Outbox::new(1 << 20, Waiting::new(1 << 30), Arc::new(Nobody))
+}
+
+fn go_live(attachment: &Attachment, standing: Standing, outbox: &Arc<Outbox>) {
+    let budget = CatchUpBudget { page: PageBudget { items: 100, bytes: 1 << 20 }, coalesce: false };
+    assert!(matches!(attachment.advance(standing, outbox, budget), Advance::Live));
+}
+
+fn taken(outbox: &Outbox) -> Vec<Delivery> {
+    let mut taken = VecDeque::new();
+    outbox.take(usize::MAX, &mut taken);
+    taken.into()
+}
+
+/// 12 to 15 are one commit. One subscriber has read all of it from the store, the page of another one ended in its middle,
+/// and a third one has nothing of it.
+#[test]
+fn what_is_on_disk_before_it_is_handed_over_is_counted_once() {
+    let (feeds, metrics) = feeds();
+    let view = view(None);
+    let outboxes: Vec<(u64, Arc<Outbox>)> = [15, 13, 11].into_iter().map(|after| (after, outbox())).collect();
+    let attachments: Vec<Attachment> =
+        (1..=3).map(|id| feeds.attach(&view, SubscriptionId(id)).expect("no filter")).collect();
+    for (attachment, (after, outbox)) in attachments.iter().zip(&outboxes) {
+        go_live(attachment, standing(*after), outbox);
+    }
+    feeds.publish((12..=15).map(change).collect(), Seq(15));
+    for (after, outbox) in &outboxes {
+        let mut expected = Seq(*after);
+        for delivery in taken(outbox) {
+            let Delivery::Change { change, .. } = delivery else { panic!("{delivery:?}") };
+            expected = expected.next();
+            assert_eq!(change.published().seq(), expected);
+            assert_eq!(change.summary(), standing(expected.0).summary, "behind change {expected}");
+        }
+        assert_eq!(expected, Seq(15), "of the one at {after}");
+    }
+    assert_eq!(metrics.divergences.get(), 0);
+}
+
+#[test]
+fn a_token_is_not_believed_against_a_count() {
+    let (feeds, metrics) = feeds();
+    let view = view(None);
+    let (right, wrong) = (outbox(), outbox());
+    let counted = feeds.attach(&view, SubscriptionId(1)).expect("no filter");
+    let resumed = feeds.attach(&view, SubscriptionId(2)).expect("no filter");
+    go_live(&counted, standing(11), &right);
+    go_live(&resumed, Standing { is_counted: false, summary: standing(9).summary, ..standing(11) }, &wrong);
+    assert_eq!(metrics.divergences.get(), 1);
+    for (attachment, outbox) in [(&counted, &right), (&resumed, &wrong)] {
+        assert!(attachment.mark());
+        let Some(Delivery::Mark { summary, .. }) = taken(outbox).pop() else { panic!("no mark") };
+        assert_eq!(summary, standing(11).summary);
+    }
+}
+
+#[test]
+fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() {
+    let metrics = Metrics::default();
+    let limits = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 100, pattern_bytes: 1 << 20, hash_seed: 1 };
+    let mut views = Views::new(1);
+    let (going, _) = views.attach(&view(Some("a == 1")), &limits).expect("cheap");
+    let mut lent = views.lend().expect("there is a filter");
+    let batch = [Published::new(change(12), &[])];
+    let matched = lent.run(&batch);
+    views.detach(going, SubscriptionId(1));
+    let (coming, _) = views.attach(&view(Some("a == 2")), &limits).expect("cheap");
+    let outbox = outbox();
+    let live = Live { outbox: Arc::clone(&outbox), after: Seq(11) };
+    views.go_live(coming, SubscriptionId(2), live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
+    views.hand_over(&batch, &matched, &metrics);
+    views.give_back(lent);
+    assert!(outbox.is_empty(), "its filter does not match");
+    let mut lent = views.lend().expect("there is a filter");
+    assert_eq!(lent.run(&batch), []);
+    views.give_back(lent);
+    assert_eq!(views.filter_count(), 1);
+}
+
+#[test]
+fn filters_that_cost_much_are_bounded_and_give_back_what_they_took() {
+    let (feeds, _) = feeds();
+    let attach = |id, filter: &str| feeds.attach(&view(Some(filter)), SubscriptionId(id));
+    let scanned = "limit_exceeded: with yours, the filters of this table that an index does not make cheap would cost more than 100";
+    for filter in ["a.contains('x')", "b == 1 && a.contains('x')"] {
+        let error = attach(1, filter).expect_err("it is dear").to_string();
+        assert!(error.starts_with(scanned), "{error}");
+    }
+    let many: Vec<Attachment> = (0..100).map(|id| attach(id, &format!("a != {id}")).expect("room")).collect();
+    assert!(matches!(attach(100, "a != 100"), Err(AttachError::Cost(100))));
+    let same = attach(101, "a != 1").expect("it is there already");
+    let cheap: Vec<Attachment> = (200..500).map(|id| attach(id, &format!("a == {id}")).expect("cheap")).collect();
+    assert_eq!(feeds.figures()[0].filters, 400);
+    drop((many, same, cheap));
+    assert!(feeds.figures().is_empty());
+    assert!(attach(100, "a != 100").is_ok());
+}
