@@ -125,10 +125,10 @@ limits! {
     /// Bytes of changes that wait for a connection; a subscription that does not fit falls behind and catches up.
     outbox_bytes = 262_144;
     /// Bytes of changes and rows that wait for all connections together; beyond that, subscriptions fall behind sooner.
-    waiting_bytes = 268_435_456;
+    waiting_bytes = 67_108_864;
     /// Bytes that the system takes for a connection whose client does not read.
     send_buffer_bytes = 262_144;
-    /// Bytes of recent changes that are kept in memory for each table with subscribers.
+    /// Bytes of recent changes that are kept in memory for each table that has had subscribers.
     window_bytes = 4_194_304;
     /// Rows or changes that a subscription reads at a time while it is behind.
     page_rows = 500;

@@ -1,4 +1,4 @@
-//! One feed per table that has subscribers: it takes each committed change once and hands it to every one of them.
+//! One feed per table that has had subscribers: it takes each committed change once and hands it to every one of them.
 //!
 //! A subscriber is *live* when the feed hands it changes as they come; before that, and whenever its outbox overflows, it
 //! is *behind* and catches up by itself ([`read_page`]), from the snapshot, the log and at last the feed's own
@@ -74,11 +74,6 @@ struct FeedState {
 }
 
 impl Feed {
-    /// The table.
-    pub fn table(&self) -> &Table {
-        &self.table
-    }
-
     /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern.
     fn publish(&self, changes: Vec<Change>) {
         let batch: Vec<Arc<Published>> =
@@ -166,7 +161,8 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// All feeds: a table has one for as long as it has subscribers.
+/// All feeds: a table has one from its first subscriber on. It stays when the last one leaves: where all connections were
+/// lost at once, all come back for the same recent changes.
 #[derive(Debug)]
 pub struct Feeds {
     state: Mutex<FeedsState>,
@@ -177,15 +173,9 @@ pub struct Feeds {
 
 #[derive(Debug)]
 struct FeedsState {
-    feeds: HashMap<Table, SharedFeed>,
+    feeds: HashMap<Table, Arc<Feed>>,
     /// Everything up to here was published; a new feed begins here.
     published: Seq,
-}
-
-#[derive(Debug)]
-struct SharedFeed {
-    feed: Arc<Feed>,
-    users: usize,
 }
 
 /// Why a view cannot have its filter; the text is for the client.
@@ -210,20 +200,15 @@ impl Feeds {
         Arc::new(Self { state, limits, handed_over: Arc::new(AtomicU64::new(published.0)), metrics })
     }
 
-    /// Takes a share in the feed of the table of `view`; the guard gives it back.
-    pub fn attach(self: &Arc<Self>, view: &Arc<View>, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
+    /// Attaches `subscription` to the feed of the table of `view`; dropping the guard detaches it.
+    pub fn attach(&self, view: &Arc<View>, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
         let mut state = self.lock();
         let published = state.published;
-        let shared = state
-            .feeds
-            .entry(view.table.clone())
-            .or_insert_with(|| SharedFeed { feed: Arc::new(self.feed(view, published)), users: 0 });
-        shared.users += 1;
-        let feed = Arc::clone(&shared.feed);
+        let feed = state.feeds.entry(view.table.clone()).or_insert_with(|| Arc::new(self.feed(view, published)));
+        let feed = Arc::clone(feed);
         drop(state);
-        let attached = feed.lock().views.attach(view, &self.limits);
-        let (view_id, view) = attached.inspect_err(|_| self.give_back(&view.table))?;
-        Ok(Attachment { feeds: Arc::clone(self), feed, view, ids: (view_id, subscription) })
+        let (view_id, view) = feed.lock().views.attach(view, &self.limits)?;
+        Ok(Attachment { feed, view, ids: (view_id, subscription) })
     }
 
     fn feed(&self, view: &View, published: Seq) -> Feed {
@@ -247,10 +232,10 @@ impl Feeds {
         // Feeds that are made from here on begin behind these changes; those that exist get them below.
         state.published = state.published.max(upto);
         for change in changes {
-            let Some(shared) = state.feeds.get(&change.table) else { continue };
+            let Some(feed) = state.feeds.get(&change.table) else { continue };
             match batches.iter_mut().find(|(feed, _)| feed.table == change.table) {
                 Some((_, batch)) => batch.push(change),
-                None => batches.push((Arc::clone(&shared.feed), vec![change])),
+                None => batches.push((Arc::clone(feed), vec![change])),
             }
         }
         drop(state);
@@ -265,9 +250,9 @@ impl Feeds {
         self.lock().published
     }
 
-    /// What there is to say of each table that has subscribers.
+    /// What there is to say of each table that has had subscribers.
     pub fn figures(&self) -> Vec<FeedFigures> {
-        let feeds: Vec<Arc<Feed>> = self.lock().feeds.values().map(|shared| Arc::clone(&shared.feed)).collect();
+        let feeds: Vec<Arc<Feed>> = self.lock().feeds.values().map(Arc::clone).collect();
         let figures = |feed: &Arc<Feed>| {
             let state = feed.lock();
             FeedFigures {
@@ -279,21 +264,12 @@ impl Feeds {
         feeds.iter().map(figures).collect()
     }
 
-    fn give_back(&self, table: &Table) {
-        let mut state = self.lock();
-        let shared = state.feeds.get_mut(table).expect("a feed stays as long as it has users");
-        shared.users -= 1;
-        if shared.users == 0 {
-            state.feeds.remove(table);
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, FeedsState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What there is to say of a table that has subscribers.
+/// What there is to say of a table that has had subscribers.
 #[derive(Clone, Debug)]
 pub struct FeedFigures {
     /// The table.
@@ -310,10 +286,9 @@ impl CommitObserver for Arc<Feeds> {
     }
 }
 
-/// A subscription's share in a feed. Dropping it ends the delivery.
+/// A subscription's place at a feed. Dropping it ends the delivery.
 #[derive(Debug)]
 pub struct Attachment {
-    feeds: Arc<Feeds>,
     feed: Arc<Feed>,
     view: Arc<View>,
     ids: (ViewId, SubscriptionId),
@@ -342,7 +317,6 @@ impl Drop for Attachment {
             return;
         }
         self.feed.lock().views.detach(self.ids.0, self.ids.1);
-        self.feeds.give_back(self.feed.table());
     }
 }
 

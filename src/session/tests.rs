@@ -5,9 +5,11 @@ use std::sync::Arc;
 use super::*;
 use crate::change::{Document, Epoch, Key, Table, Timestamp};
 use crate::feed::{FeedLimits, Feeds, Outlet, Waiting};
+use crate::proto::SubscribeOptions;
 use crate::proto::request::Command;
 use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
 use crate::subscription::SubscriptionLimits;
+use crate::wire::{Event, News, StateKind};
 
 struct Nobody;
 
@@ -16,6 +18,16 @@ impl Outlet for Nobody {
 }
 
 fn session(store: &Store) -> (Session, Arc<Feeds>) {
+    let (context, feeds) = context(store);
+    (connect(&context, &Waiting::new(1 << 30)), feeds)
+}
+
+fn connect(context: &Arc<SessionContext>, waiting: &Arc<Waiting>) -> Session {
+    let outbox = Outbox::new(1 << 10, Arc::clone(waiting), Arc::new(Nobody));
+    Session::new(Arc::clone(context), Principal::Anonymous, outbox)
+}
+
+fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
     let metrics = Arc::new(Metrics::default());
     let feeds = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 10, pattern_bytes: 1000, hash_seed: 1 };
     let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));
@@ -31,8 +43,7 @@ fn session(store: &Store) -> (Session, Arc<Feeds>) {
         filters: FilterLimits::default(),
     };
     let context = SessionContext::new(store, subscriptions, metrics, limits);
-    let outbox = Outbox::new(1 << 20, Waiting::new(1 << 30), Arc::new(Nobody));
-    (Session::new(context, Principal::Anonymous, outbox), feeds)
+    (context, feeds)
 }
 
 fn store() -> Store {
@@ -138,4 +149,134 @@ fn a_client_is_not_read_from_while_too_much_waits() {
     assert!(session.is_saturated(), "by number");
     run(&mut session, &store);
     assert!(!session.is_saturated());
+}
+
+fn login(store: &Store, feeds: &Arc<Feeds>, number: usize, text: &str) {
+    let row = Document::parse(format!(r#"{{"a":"{text}"}}"#).as_bytes()).expect("an object");
+    let key = Key::text(&format!("row{number:03}"));
+    let unit = vec![Mutation::put(Table::new("domain_login"), key, row)];
+    let committed = store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
+    feeds.publish(committed.changes, committed.upto);
+}
+
+fn subscribe_with(options: SubscribeOptions) -> Command {
+    Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList { options: Some(options) })
+}
+
+/// Runs what the session wants until it waits; the events that it sends.
+fn events(session: &mut Session, store: &Store) -> Vec<Event> {
+    let mut sent = Vec::new();
+    loop {
+        match session.next_step() {
+            Step::Wait => return sent,
+            Step::Do(Work::Read(read)) => session.read(read.run(store)),
+            Step::Do(Work::Write { .. }) => panic!("nothing is written"),
+            Step::Send(ServerMessage::Response { result, .. }) => drop(result.expect("it is granted")),
+            Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),
+        }
+    }
+}
+
+fn states(events: &[Event]) -> Vec<StateKind> {
+    let state = |event: &Event| match &event.news {
+        News::State(state) => Some(state.kind),
+        News::Row { .. } | News::Closed { .. } => None,
+    };
+    events.iter().filter_map(state).collect()
+}
+
+#[test]
+fn a_token_of_what_a_restored_store_does_not_have_is_of_the_future() {
+    let newer = store();
+    let (mut session, feeds) = session(&newer);
+    login(&newer, &feeds, 1, "x");
+    let options = SubscribeOptions { states: Some(true), tokens: Some(true), ..Default::default() };
+    ask(&mut session, 1, 10, subscribe_with(options.clone()));
+    let sent = events(&mut session, &newer);
+    assert_eq!(states(&sent), [StateKind::Initializing, StateKind::Ready, StateKind::Live]);
+    let resume_token = sent.last().and_then(|event| event.token.clone());
+    assert!(resume_token.is_some());
+    let restored = store();
+    let (mut session, _feeds) = self::session(&restored);
+    ask(&mut session, 1, 10, subscribe_with(SubscribeOptions { resume_token, ..options }));
+    let kinds = states(&events(&mut session, &restored));
+    let future = StateKind::Reset(crate::wire::ResetReason::Future);
+    assert_eq!(kinds, [future, StateKind::Initializing, StateKind::Ready, StateKind::Live]);
+}
+
+#[test]
+fn states_come_only_to_those_who_asked_for_them() {
+    let retention = Retention { bytes: 2_000, age_ms: 1 << 40 };
+    let fresh_secret = StoreSecret([7; 32]);
+    let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret };
+    let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
+    let (mut session, feeds) = session(&store);
+    let options = SubscribeOptions { include_document: Some(true), ..Default::default() };
+    ask(&mut session, 1, 10, subscribe_with(options));
+    events(&mut session, &store);
+    // More than the outbox, the window and the log keep.
+    for number in 0..3_000 {
+        login(&store, &feeds, number % 3, &format!("{number:0500}"));
+    }
+    let sent = events(&mut session, &store);
+    assert_eq!(states(&sent), []);
+    assert!(matches!(sent.last().expect("it has ended").news, News::Closed { .. }));
+}
+
+#[test]
+fn pages_that_are_read_count_as_waiting() {
+    let store = store();
+    let (context, feeds) = context(&store);
+    (0..10).for_each(|number| login(&store, &feeds, number, &"x".repeat(500)));
+    let waiting = Waiting::new(1 << 30);
+    let mut session = connect(&context, &waiting);
+    ask(&mut session, 1, 10, subscribe());
+    assert!(matches!(session.next_step(), Step::Send(ServerMessage::Response { .. })));
+    let Step::Do(Work::Read(read)) = session.next_step() else { panic!("the first page") };
+    let reserved = waiting.bytes();
+    assert!(reserved > 0, "room for it is taken before it is read");
+    session.read(read.run(&store));
+    assert!(waiting.bytes() > 0);
+    drop(session);
+    assert_eq!(waiting.bytes(), 0);
+}
+
+#[test]
+fn no_filter_runs_on_the_loop_of_a_connection() {
+    let store = store();
+    let (context, feeds) = context(&store);
+    let waiting = Waiting::new(1 << 30);
+    // Somebody else keeps the feed and its window.
+    let mut other = connect(&context, &waiting);
+    ask(&mut other, 1, 10, subscribe());
+    events(&mut other, &store);
+    let filter = Some("a != \"y\"".to_owned());
+    let options = SubscribeOptions { filter, states: Some(true), tokens: Some(true), ..Default::default() };
+    let mut session = connect(&context, &waiting);
+    ask(&mut session, 1, 10, subscribe_with(options.clone()));
+    assert!(matches!(session.next_step(), Step::Do(Work::Read(Read::Question(_)))), "its text is read elsewhere");
+    let mut session = connect(&context, &waiting);
+    ask(&mut session, 1, 10, subscribe_with(options.clone()));
+    let resume_token = events(&mut session, &store).last().and_then(|event| event.token.clone());
+    drop(session);
+    login(&store, &feeds, 1, "x");
+    let mut session = connect(&context, &waiting);
+    ask(&mut session, 1, 10, subscribe_with(SubscribeOptions { resume_token, ..options }));
+    let mut replays = 0;
+    let mut sent = 0;
+    loop {
+        match session.next_step() {
+            Step::Wait => break,
+            Step::Do(Work::Read(read)) => {
+                replays += usize::from(matches!(read, Read::Replay { .. }));
+                session.read(read.run(&store));
+            }
+            Step::Do(Work::Write { .. }) => panic!("nothing is written"),
+            Step::Send(ServerMessage::Event { event, .. }) => {
+                sent += usize::from(matches!(event.news, News::Row { .. }))
+            }
+            Step::Send(ServerMessage::Response { .. }) => {}
+        }
+    }
+    assert_eq!((replays, sent), (1, 1));
 }

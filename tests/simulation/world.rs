@@ -475,7 +475,8 @@ impl World {
         self.count_fell_behind();
         assert_eq!(self.server.waiting.bytes(), 0, "what waited for nobody is still counted");
         assert_eq!(self.server.context.subscriptions.count(), 0, "subscriptions are left");
-        assert!(self.server.feeds.figures().is_empty(), "feeds are left");
+        let figures = self.server.feeds.figures();
+        assert!(figures.iter().all(|feed| (feed.live, feed.filters) == (0, 0)), "somebody is left: {figures:?}");
     }
 }
 

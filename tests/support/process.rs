@@ -17,13 +17,17 @@ pub(crate) struct ServerProcess {
 impl ServerProcess {
     /// Starts a server on a free port, with its data in `data_dir` and these config keys set.
     pub(crate) fn start(data_dir: &str, settings: &[(&str, &str)]) -> Self {
+        Self::spawn("127.0.0.1:0", data_dir, settings, &[])
+    }
+
+    fn spawn(listen: &str, data_dir: &str, settings: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir", data_dir]);
+        command.args(["serve", "--listen", listen, "--log", "warn", "--data-dir", data_dir]);
         for (key, value) in settings {
             command.args(["--set", &format!("{key}={value}")]);
         }
         // No file or variable of whoever runs the tests has a say.
-        command.env_clear().current_dir(std::env::temp_dir());
+        command.env_clear().envs(environment.iter().copied()).current_dir(std::env::temp_dir());
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -32,6 +36,16 @@ impl ServerProcess {
             panic!("the server said {line:?}, then {:?}", child.wait());
         };
         Self { address: address.trim().to_owned(), child }
+    }
+
+    /// One that keeps its data in memory and has these variables in its environment.
+    pub(crate) fn with_environment(variables: &[(&str, &str)]) -> Self {
+        Self::spawn("127.0.0.1:0", ":memory:", &[], variables)
+    }
+
+    /// One in the place of another that has ended: same address, same data.
+    pub(crate) fn on_disk_at(address: &str, data_dir: &Path) -> Self {
+        Self::spawn(address, data_dir.to_str().expect("a path in UTF-8"), &[], &[])
     }
 
     /// One that keeps its data in memory.
@@ -88,8 +102,22 @@ impl ServerProcess {
 
     /// Bytes of memory it has resident.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory it had resident since it started, or since [`ServerProcess::forget_peak`].
+    pub(crate) fn peak_resident_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Begins to measure the peak anew.
+    pub(crate) fn forget_peak(&self) {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5").expect("Linux resets the peak");
+    }
+
+    fn memory(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a running process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its memory");
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kilobytes * 1024
     }

@@ -88,22 +88,27 @@ impl RawClient {
 
     /// The error is the answer of a server that does not let it in.
     pub(crate) fn try_connect(address: &str) -> Result<Self, String> {
-        let mut stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
-        stream.set_nodelay(true).expect("the delay can be switched off");
-        stream.write_all(upgrade_request(address).as_bytes()).expect("the server reads");
+        Self::try_reach(address).expect("the server listens and answers")
+    }
+
+    /// Connects to a server that may be gone.
+    pub(crate) fn try_reach(address: &str) -> std::io::Result<Result<Self, String>> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_nodelay(true)?;
+        stream.write_all(upgrade_request(address).as_bytes())?;
         let mut read = Vec::new();
         let mut byte = [0];
         while !read.ends_with(b"\r\n\r\n") {
-            stream.read_exact(&mut byte).expect("the server answers");
+            stream.read_exact(&mut byte)?;
             read.push(byte[0]);
         }
         let head = String::from_utf8_lossy(&read).into_owned();
         if !head.starts_with("HTTP/1.1 101 ") {
-            return Err(head);
+            return Ok(Err(head));
         }
         assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        Ok(Self { stream, read: Vec::new(), next_request_id: 1, events: VecDeque::new(), pause: Duration::ZERO })
+        Ok(Ok(Self { stream, read: Vec::new(), next_request_id: 1, events: VecDeque::new(), pause: Duration::ZERO }))
     }
 
     /// Bounds what the system takes for this client while it does not read.
@@ -221,7 +226,13 @@ impl RawClient {
 
     /// The next message from a server that may be gone.
     fn try_message(&mut self) -> Option<MessageType> {
-        let frame = self.frame()?;
+        let mut frame = self.frame()?;
+        while frame.opcode == PING {
+            if !self.try_write(&masked(PONG, &frame.payload)) {
+                return None;
+            }
+            frame = self.frame()?;
+        }
         assert_eq!(frame.opcode, BINARY);
         proto::ServerMessage::decode(frame.payload.as_slice()).expect("a ServerMessage").message_type
     }

@@ -1,0 +1,10 @@
+//! What clients of the extensions see, over a real socket: every option of a subscription, and every refusal.
+
+mod extensions {
+    mod documents;
+    mod limits;
+    mod resuming;
+    mod states;
+    mod told;
+}
+mod support;
