@@ -145,7 +145,8 @@ impl Outbox {
         pushed
     }
 
-    /// Behind everything that waits, says where the subscription is then.
+    /// Behind everything that waits, says where the subscription is then. The connection is not told that something waits: it
+    /// is the one that asks, and looks next.
     pub(super) fn mark(&self, subscription: SubscriptionId, at: Seq, summary: Summary) {
         let mark = Delivery::Mark { subscription, at, summary };
         let mut state = self.lock();

@@ -53,7 +53,7 @@ impl Published {
         self.change.seq
     }
 
-    /// The bytes it holds, by which queues are bounded; encodings count as much as the change itself.
+    /// The bytes it holds, by which queues are bounded. Its encodings are not counted: they are no larger than its rows.
     pub fn size(&self) -> usize {
         self.change.size()
     }
@@ -110,7 +110,8 @@ impl ViewChange {
         self.summary
     }
 
-    /// The token behind it, made by `seal` for whoever needs it first: all who see a view have the same.
+    /// The token behind it, made by `seal` for whoever needs it first: all who see a view have the same, as long as all are the
+    /// same principal.
     pub fn token(&self, seal: impl FnOnce() -> Bytes) -> &Bytes {
         self.token.get_or_init(seal)
     }

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use thiserror::Error;
-
+use super::access::access;
 use super::canonical;
+use super::error::FilterError;
 use super::expression::{Expression, Literal, Path, TextTest};
-use super::index::Plan;
 use super::parser::{self, DEPTH_MAX};
 use super::pattern::Patterns;
 use super::program::Program;
@@ -36,22 +35,6 @@ impl FilterLimits {
     /// Limits that the canonical form of every filter within these keeps.
     pub fn for_canonical(&self) -> Self {
         Self { text_bytes: self.text_bytes.saturating_mul(Self::CANONICAL_GROWTH_MAX), ..*self }
-    }
-}
-
-/// A text is no filter, or one that would cost too much.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("invalid_filter at {position}: {message}")]
-pub struct FilterError {
-    /// Where in the text, in bytes; at most its length.
-    pub position: usize,
-    /// What is wrong and what to do. It repeats at most a few characters of the text.
-    pub message: String,
-}
-
-impl FilterError {
-    pub(super) fn new(position: usize, message: impl Into<String>) -> Self {
-        Self { position, message: message.into() }
     }
 }
 
@@ -154,7 +137,7 @@ impl Filter {
             return Err(FilterError::new(0, message));
         }
         let program = Program::compile(&expression, &patterns);
-        let is_indexed = Plan::of(&expression).is_indexed;
+        let is_indexed = access(&expression, &|_| 0).is_some();
         Ok(Self { canonical: written.text.into(), expression, patterns, program, is_indexed, cost })
     }
 
@@ -177,11 +160,6 @@ impl Filter {
     /// Whether `document` passes. One that is no JSON object does not, whatever the filter says.
     pub fn matches(&self, document: &Document) -> bool {
         self.program.matches(document)
-    }
-
-    /// How changes find it.
-    pub fn plan(&self) -> Plan {
-        Plan::of(&self.expression)
     }
 
     /// Whether changes find it by an index; otherwise each is tried against it.

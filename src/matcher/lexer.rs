@@ -1,6 +1,6 @@
 //! A filter's text as tokens.
 
-use super::filter::FilterError;
+use super::error::FilterError;
 
 /// How much of a filter's text an error may repeat, in characters.
 const EXCERPT_MAX: usize = 20;

@@ -7,6 +7,7 @@
 mod access;
 mod canonical;
 mod code;
+mod error;
 mod expression;
 mod fields;
 mod filter;
@@ -19,6 +20,7 @@ mod program;
 mod scalar;
 mod scanner;
 
+pub use error::FilterError;
 pub use expression::{Comparison, Expression, Literal, Path, TextTest};
-pub use filter::{Cost, Filter, FilterError, FilterLimits};
+pub use filter::{Cost, Filter, FilterLimits};
 pub use index::{FilterId, Match, Matcher, Plan, Scratch};

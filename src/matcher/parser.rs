@@ -3,8 +3,8 @@
 //! It goes down into itself for parentheses only, and those are counted first: no text makes it use more than a small,
 //! fixed part of the stack.
 
+use super::error::FilterError;
 use super::expression::{Comparison, Expression, Literal, Path, TextTest};
-use super::filter::FilterError;
 use super::lexer::{Lexer, Token, excerpt};
 use super::pattern::{PatternError, Patterns};
 

@@ -20,7 +20,7 @@ pub use work::{ExportPage, Question, Read, ReadResult, Work, WriteTicket};
 use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, SubscribePlan};
 use crate::change::{Key, Table};
 use crate::feed::Outbox;
-use crate::matcher::{Filter, FilterLimits};
+use crate::matcher::{self, Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::proto;
 use crate::store::{Outcome, PageBudget, QueryResult, Store, StoreError, Unit, UnitResult};
@@ -425,7 +425,7 @@ impl Session {
     }
 
     fn described(&self, filter: &Filter) -> proto::response::Body {
-        let plan = filter.plan();
+        let plan = matcher::Plan::of(filter.expression());
         proto::response::Body::DescribeFilter(proto::ResponseDescribeFilter {
             canonical: Some(filter.canonical().to_owned()),
             plan: plan.lines,
