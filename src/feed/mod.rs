@@ -2,7 +2,7 @@
 //!
 //! A subscriber is *live* when the feed hands it changes as they come; before that, and whenever its outbox overflows, it
 //! is *behind* and catches up by itself ([`read_page`]), from the snapshot, the log and at last the feed's own
-//! window of recent changes. [`Feed::advance`] is the one door from behind to live.
+//! window of recent changes. [`Attachment::advance`] is the one door from behind to live.
 
 mod catch_up;
 mod outbox;
