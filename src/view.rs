@@ -32,16 +32,15 @@ impl KeyRule {
         match self {
             Self::Any => true,
             Self::Text => key.as_text().is_some(),
-            Self::Uuid => key.as_text().is_some_and(|text| canonical_id(text).is_ok()),
+            Self::Uuid => key_id(key).is_ok(),
         }
     }
 
     /// Why a row with `key`, which is not allowed, cannot be named.
     fn problem(self, key: &Key) -> String {
-        match (self, key.as_text().map(canonical_id)) {
-            (Self::Uuid, Some(Err(what))) => format!("the key {what}"),
-            (Self::Uuid, _) => "the key is not a UUID".to_owned(),
-            (Self::Any | Self::Text, _) => "the key is not text".to_owned(),
+        match (self, key_id(key)) {
+            (Self::Uuid, Err(what)) => format!("the key {what}"),
+            (Self::Any | Self::Text | Self::Uuid, _) => "the key is not text".to_owned(),
         }
     }
 
@@ -52,6 +51,11 @@ impl KeyRule {
             Self::Uuid => 2,
         }
     }
+}
+
+/// The id that `key` stands for. The error goes after "the key".
+pub(crate) fn key_id(key: &Key) -> Result<Uuid, &'static str> {
+    key.as_text().map_or(Err("is not a UUID"), canonical_id)
 }
 
 /// The id written as `text`, in lower case and with hyphens: two spellings would be two rows for one id. The error goes after

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::change::{Document, Key};
-use crate::view::canonical_id;
+use crate::view::{self, canonical_id};
 
 /// Problems of one row that are spelled out; the rest are only counted, or a damaged row would fill the log.
 const SPELLED_OUT_MAX: usize = 5;
@@ -87,10 +87,9 @@ pub(super) fn read_name(document: &Document, name: &'static str) -> Result<Shown
     Ok(Shown { value, problem: problems.into_problem() })
 }
 
-/// The id that `key` stands for. Only the form that ids are written in counts: two spellings would be two rows for one id.
+/// The id that `key` stands for.
 pub(super) fn key_id(key: &Key) -> Result<Uuid, RowProblem> {
-    let text = key.as_text().ok_or_else(|| RowProblem::new("the key is not a UUID"))?;
-    canonical_id(text).map_err(|what| RowProblem::new(format!("the key {what}")))
+    view::key_id(key).map_err(|what| RowProblem::new(format!("the key {what}")))
 }
 
 fn not_an_object() -> RowProblem {

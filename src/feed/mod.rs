@@ -245,11 +245,6 @@ impl Feeds {
         self.handed_over.fetch_max(upto.0, Ordering::Release);
     }
 
-    /// The newest position that was published.
-    pub fn published(&self) -> Seq {
-        self.lock().published
-    }
-
     /// What there is to say of each table that has had subscribers.
     pub fn figures(&self) -> Vec<FeedFigures> {
         let feeds: Vec<Arc<Feed>> = self.lock().feeds.values().map(Arc::clone).collect();

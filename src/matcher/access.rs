@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::expression::{Comparison, Expression, Literal, Path, TextTest};
-use super::program::opposite;
 use super::scalar::Scalar;
 
 /// One way in which a document leads to a filter.
@@ -55,7 +54,7 @@ fn part<'e>(e: &'e Expression, is_negated: bool, weigh: &dyn Fn(&Entry<'e>) -> u
         }
         (Expression::Holds(path, literal), false) => one(Entry::Holds(path, Scalar::of(literal))),
         (Expression::Compare(path, comparison, literal), _) => {
-            let comparison = if is_negated { opposite(*comparison) } else { *comparison };
+            let comparison = if is_negated { comparison.opposite() } else { *comparison };
             match comparison {
                 Comparison::Equal => one(Entry::Equal(path, Scalar::of(literal))),
                 Comparison::NotEqual => None,
@@ -147,7 +146,7 @@ impl<'e> Range<'e> {
         match expression {
             Expression::Not(inner) => Self::of(inner, !is_negated),
             Expression::Compare(_, comparison, literal) => {
-                let comparison = if is_negated { opposite(*comparison) } else { *comparison };
+                let comparison = if is_negated { comparison.opposite() } else { *comparison };
                 let is_upper = match comparison {
                     Comparison::Equal | Comparison::NotEqual => return None,
                     Comparison::Less | Comparison::AtMost => true,

@@ -32,7 +32,7 @@ fn signed(expression: Expression, is_negated: bool) -> Expression {
         Expression::And(members) => group(if is_negated { Group::Or } else { Group::And }, members, is_negated),
         Expression::Or(members) => group(if is_negated { Group::And } else { Group::Or }, members, is_negated),
         Expression::Compare(path, comparison, value) => {
-            let comparison = if is_negated { opposite(comparison) } else { comparison };
+            let comparison = if is_negated { comparison.opposite() } else { comparison };
             Expression::Compare(path, comparison, literal(value))
         }
         Expression::In(path, literals) => one_of(path, literals, is_negated),
@@ -99,17 +99,6 @@ fn one_of(path: Path, literals: Vec<Literal>, is_negated: bool) -> Expression {
 
 fn negated_if(is_negated: bool, expression: Expression) -> Expression {
     if is_negated { Expression::Not(Box::new(expression)) } else { expression }
-}
-
-fn opposite(comparison: Comparison) -> Comparison {
-    match comparison {
-        Comparison::Equal => Comparison::NotEqual,
-        Comparison::NotEqual => Comparison::Equal,
-        Comparison::Less => Comparison::AtLeast,
-        Comparison::AtMost => Comparison::Greater,
-        Comparison::Greater => Comparison::AtMost,
-        Comparison::AtLeast => Comparison::Less,
-    }
 }
 
 /// A double that is a whole number of 64 bits is one: all comparisons are by value.

@@ -107,7 +107,7 @@ impl Assembler<'_> {
             }
             Expression::Compare(path, comparison, literal) => {
                 let field = self.paths.acquire(path);
-                let comparison = if expected { *comparison } else { opposite(*comparison) };
+                let comparison = if expected { *comparison } else { comparison.opposite() };
                 self.step(field, Test::Compare(comparison, Scalar::of(literal)), if_true, if_false);
             }
             Expression::In(path, literals) => {
@@ -148,18 +148,6 @@ impl Assembler<'_> {
         self.step.clear();
         Step { field, test, jumps_if, jump }.write(&mut self.step);
         self.reversed.extend(self.step.iter().rev());
-    }
-}
-
-/// What is true where `comparison` is false: a comparison that is an error is neither.
-pub(super) fn opposite(comparison: Comparison) -> Comparison {
-    match comparison {
-        Comparison::Equal => Comparison::NotEqual,
-        Comparison::NotEqual => Comparison::Equal,
-        Comparison::Less => Comparison::AtLeast,
-        Comparison::AtMost => Comparison::Greater,
-        Comparison::Greater => Comparison::AtMost,
-        Comparison::AtLeast => Comparison::Less,
     }
 }
 
