@@ -269,6 +269,8 @@ pub enum ChangeKind {
 pub enum Cause {
     /// Somebody wrote the row.
     Write,
+    /// The row turned out to be different in the source, and what happened to it in between is not known.
+    Resync,
 }
 
 /// One numbered change of one row: an entry of the log.

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 use crate::feed::FeedLimits;
 use crate::matcher::FilterLimits;
 use crate::session::SessionLimits;
+use crate::source::rethinkdb::{Address, Password, RethinkDbLimits, RethinkDbOptions};
 use crate::store::{PageBudget, Retention, WriterLimits};
 use crate::subscription::SubscriptionLimits;
 use crate::transport::http::{HttpLimits, OriginPolicy};
@@ -46,6 +47,14 @@ pub struct Config {
     pub listen: String,
     /// The directory of the store, or `:memory:` for one that ends with the process.
     pub data_dir: String,
+    /// The database whose tables are served, `rethinkdb://USER@HOST:PORT/DATABASE`; empty for the embedded store.
+    pub source: String,
+    /// A file with the password of the source's user.
+    pub source_password_file: String,
+    /// The password itself: from the environment or the file, never from a flag.
+    pub source_password: Password,
+    /// A file with the certificate that signed the one of an encrypted source, in PEM.
+    pub source_ca_file: String,
     /// A proxy in front does TLS and authentication: listen on any address, and accept any Host and Origin.
     pub behind_proxy: bool,
     /// Web pages of other machines that may connect, `https://ui.example`.
@@ -61,6 +70,10 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:8000".to_owned(),
             data_dir: "./starfeed-data".to_owned(),
+            source: String::new(),
+            source_password_file: String::new(),
+            source_password: Password::default(),
+            source_ca_file: String::new(),
             behind_proxy: false,
             allowed_origins: Vec::new(),
             log: "info".to_owned(),
@@ -162,6 +175,22 @@ limits! {
     cache_bytes = 134_217_728;
     /// Threads that read from the disk at a time.
     read_threads = 4;
+    /// Seconds until a connection to the source has to be ready for use.
+    source_connect_seconds = 10;
+    /// Seconds that one query may take the source.
+    source_query_seconds = 30;
+    /// Seconds without a sign of life of the source until its connection is given up, and subscribers are told that rows may be old.
+    source_silence_seconds = 4;
+    /// Seconds that a changefeed is kept which nobody needs any more.
+    source_linger_seconds = 60;
+    /// Seconds that a subscription waits for the client's own writes to come back from the source.
+    source_visible_seconds = 5;
+    /// Bytes of rows that are asked from the source before they are taken, for each query.
+    source_lookahead_bytes = 4_194_304;
+    /// Bytes of one answer of the source; a longer one ends the connection to it.
+    source_frame_bytes = 134_217_728;
+    /// Changes that the source keeps for a changefeed that is not read from fast enough; beyond that the table is read again.
+    source_queue_rows = 1_000_000;
 }
 
 impl Limits {
@@ -221,6 +250,21 @@ impl Limits {
         WriterLimits { queue_bytes: size(self.write_queue_bytes), commit_bytes: size(self.commit_bytes) }
     }
 
+    /// Bounds of a source.
+    pub fn source(&self) -> RethinkDbLimits {
+        RethinkDbLimits {
+            connect_timeout: Duration::from_secs(self.source_connect_seconds),
+            query_timeout: Duration::from_secs(self.source_query_seconds),
+            silence: Duration::from_secs(self.source_silence_seconds),
+            linger: Duration::from_secs(self.source_linger_seconds),
+            visible_timeout: Duration::from_secs(self.source_visible_seconds),
+            lookahead_bytes: size(self.source_lookahead_bytes),
+            frame_bytes: size(self.source_frame_bytes),
+            queue_rows: self.source_queue_rows,
+            write_bytes: size(self.write_queue_bytes),
+        }
+    }
+
     /// How much of the log is kept.
     pub fn retention(&self) -> Retention {
         Retention { bytes: self.retention_bytes, age_ms: self.retention_seconds.saturating_mul(1000) }
@@ -261,12 +305,35 @@ impl Config {
                 .map_err(|text| ConfigError::Value(format!("{name}: {text}")))?;
         }
         for (key, value) in &sources.flags {
+            if key == "source_password" {
+                let text =
+                    "others can see flags: use source_password_file, or STARFEED_SOURCE_PASSWORD in the environment";
+                return Err(ConfigError::Value(text.to_owned()));
+            }
             set(&mut table, key, value).map_err(ConfigError::Value)?;
         }
         let config: Self =
             table.try_into().map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
         config.limits.at_least_one()?;
         Ok(config)
+    }
+
+    /// Where the rows come from, if not from the embedded store.
+    pub fn source(&self) -> Result<Option<RethinkDbOptions>, ConfigError> {
+        if self.source.is_empty() {
+            return Ok(None);
+        }
+        let address = Address::parse(&self.source).map_err(ConfigError::Value)?;
+        let password = match self.source_password_file.as_str() {
+            "" => self.source_password.clone(),
+            path => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ConfigError::File { path: path.to_owned(), error })?;
+                Password::new(text.trim_end_matches(['\r', '\n']))
+            }
+        };
+        let ca_file = (!self.source_ca_file.is_empty()).then(|| PathBuf::from(&self.source_ca_file));
+        Ok(Some(RethinkDbOptions { address, password, ca_file, limits: self.limits.source() }))
     }
 
     /// Which pages of other sites may connect.
@@ -308,7 +375,13 @@ fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
                 "allowed_origins" => {
                     Value::Array(text.split(',').map(|origin| Value::String(origin.trim().to_owned())).collect())
                 }
-                "listen" | "data_dir" | "log" => Value::String(text.to_owned()),
+                "listen"
+                | "data_dir"
+                | "log"
+                | "source"
+                | "source_password"
+                | "source_password_file"
+                | "source_ca_file" => Value::String(text.to_owned()),
                 _ => return Err(format!("there is no config key {key}")),
             };
             (table, key, value)

@@ -31,6 +31,8 @@ pub mod change;
 pub mod summary;
 // What time it is.
 pub mod clock;
+// How long to wait before the next attempt.
+pub mod backoff;
 // Starting tasks and threads that somebody owns.
 pub mod task;
 // Rows that cannot be shown.
@@ -53,6 +55,8 @@ pub mod feed;
 pub mod subscription;
 // The Starbelly tables: documents, messages, commands.
 pub mod catalog;
+// Who else writes to the store, and carries out commands.
+pub mod source;
 // What client and server say, and how the bytes look.
 pub mod wire;
 // One client's conversation, without I/O.

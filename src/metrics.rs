@@ -86,6 +86,14 @@ metrics! {
     store_failures: Gauge = "store_failures";
     /// Bytes that wait to be written.
     store_queued_bytes: Gauge = "store_queued_bytes";
+    /// Rows that changefeeds of the source have brought.
+    source_rows: Counter = "source_rows";
+    /// How often a table could not be followed in the source any more, by reason.
+    source_doubts: Family<Labels, Counter> = "source_doubts";
+    /// Whether the rows of a table are those of the source (1), or may be older (0), by table that has subscribers.
+    source_level: Family<Labels, Gauge> = "source_level";
+    /// Milliseconds that a row took to the source and back by a changefeed.
+    source_lag_ms: Gauge = "source_lag_milliseconds";
     /// The limits in force, by config key.
     limits: Family<Labels, Gauge<f64, AtomicU64>> = "limit";
 }

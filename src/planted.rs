@@ -51,11 +51,13 @@ pub enum PlantedBug {
     MarkOvertakesChanges,
     /// A client keeps the rows that are not sent again after a reset.
     ResetKeepsRowsThatAreGone,
+    /// Rows that were deleted while the source could not be followed stay.
+    ResyncForgetsDeletions,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -80,6 +82,7 @@ impl PlantedBug {
         Self::SummaryKeepsOldVersions,
         Self::MarkOvertakesChanges,
         Self::ResetKeepsRowsThatAreGone,
+        Self::ResyncForgetsDeletions,
     ];
 
     /// Whether this bug is switched on in this thread.

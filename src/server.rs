@@ -16,10 +16,12 @@ use uuid::Uuid;
 use crate::change::Epoch;
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::feed::{FeedFigures, Feeds, Waiting};
+use crate::feed::{FeedFigures, Feeds, SourceState, Waiting};
 use crate::metrics::Metrics;
-use crate::session::SessionContext;
-use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, StoreSecret, Writer};
+use crate::session::{SessionContext, Writes};
+use crate::source::rethinkdb::{self, Demands, Parts, RethinkDb};
+use crate::source::{Embedded, Source, progress::Origin, progress::origin};
+use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, StoreSecret, Writer, WriterStatus};
 use crate::subscription::SubscriptionManager;
 use crate::task;
 use crate::transport::http::{self, Asked, HttpLimits, NoRequest, OriginPolicy, Refusal, Status};
@@ -57,6 +59,20 @@ pub enum StartError {
         /// Why.
         error: StoreError,
     },
+    /// The store is a copy of a database, and no source was named.
+    #[error("{data_dir} is a copy of {source_name}: name the source (--source), or choose another --data-dir")]
+    IsCopy {
+        /// Where it is.
+        data_dir: String,
+        /// Of what.
+        source_name: String,
+    },
+    /// The source cannot be used.
+    #[error(transparent)]
+    Source(#[from] rethinkdb::StartError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
 }
 
 /// A server that has its store and waits for connections.
@@ -64,6 +80,8 @@ pub enum StartError {
 pub struct Server {
     connection: Arc<ConnectionContext>,
     writer: Writer,
+    writer_status: Arc<WriterStatus>,
+    tracker: TaskTracker,
     http: HttpLimits,
     origins: OriginPolicy,
     connections_max: usize,
@@ -114,6 +132,14 @@ fn store_error(data_dir: &str, error: StoreError) -> StartError {
     StartError::Store { data_dir: data_dir.to_owned(), error }
 }
 
+/// Without its source, nobody would know that what a copy has is old.
+fn refuse_copy(store: &Store, data_dir: &str) -> Result<(), StartError> {
+    match origin(store).map_err(|error| store_error(data_dir, error))? {
+        Origin::CopyOf(source_name) => Err(StartError::IsCopy { data_dir: data_dir.to_owned(), source_name }),
+        Origin::New | Origin::Own => Ok(()),
+    }
+}
+
 /// Two random ids have 244 random bits, more than anybody can guess.
 fn fresh_secret() -> StoreSecret {
     let mut secret = [0; 32];
@@ -123,9 +149,10 @@ fn fresh_secret() -> StoreSecret {
 }
 
 impl Server {
-    /// Opens the store and starts its writer.
-    pub fn open(config: &Config) -> Result<Self, StartError> {
+    /// Opens the store, starts its writer, and begins to follow the source, if there is one.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
         let limits = &config.limits;
+        let source = config.source()?;
         let options = StoreOptions {
             retention: limits.retention(),
             cache_bytes: config::size(limits.cache_bytes),
@@ -135,10 +162,38 @@ impl Server {
         let store =
             Store::open(open_disk(&config.data_dir)?, options).map_err(|error| store_error(&config.data_dir, error))?;
         let metrics = Arc::new(Metrics::default());
-        let feeds =
-            Feeds::new(store.position().seq, limits.feeds(Uuid::new_v4().as_u64_pair().0), Arc::clone(&metrics));
+        let demands = source.is_some().then(Demands::new);
+        let feeds = {
+            let (published, limits) = (store.position().seq, limits.feeds(Uuid::new_v4().as_u64_pair().0));
+            match &demands {
+                None => Feeds::new(published, limits, Arc::clone(&metrics)),
+                Some(demands) => Feeds::of_source(published, limits, Arc::clone(&metrics), Arc::clone(demands) as _),
+            }
+        };
         let clock = Clock;
         let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
+        let writer_status = handle.shared_status();
+        let shutdown = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        let source: Arc<dyn Source> = match (source, demands) {
+            (Some(options), Some(demands)) => {
+                let parts = Parts {
+                    store: store.clone(),
+                    writer: handle,
+                    feeds: Arc::clone(&feeds),
+                    demands,
+                    metrics: Arc::clone(&metrics),
+                    tracker: tracker.clone(),
+                    shutdown: shutdown.clone(),
+                };
+                Arc::new(RethinkDb::start(options, parts).await?)
+            }
+            _ => {
+                refuse_copy(&store, &config.data_dir)?;
+                Arc::new(Embedded::new(store.clone(), handle))
+            }
+        };
+        let writes = if source.keeps_order() { Writes::Overlap } else { Writes::OneAtATime };
         for (key, value) in limits.entries() {
             #[expect(clippy::cast_precision_loss, reason = "a gauge holds no more")]
             metrics.limits.get_or_create(&vec![("key", key.to_owned())]).set(value as f64);
@@ -150,15 +205,18 @@ impl Server {
                     SubscriptionManager::new(feeds, limits.subscriptions()),
                     metrics,
                     limits.session(),
+                    writes,
                 ),
                 waiting: Waiting::new(config::size(limits.waiting_bytes)),
                 store,
-                writer: handle,
+                source,
                 clock,
                 limits: limits.websocket(),
-                shutdown: CancellationToken::new(),
+                shutdown,
             }),
             writer,
+            writer_status,
+            tracker,
             http: limits.http(),
             origins: config.origin_policy(),
             connections_max: config::size(limits.connections),
@@ -168,10 +226,11 @@ impl Server {
 
     /// Serves connections of `listener` until `shutdown`, then ends them, commits what was handed in, and returns.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let tracker = TaskTracker::new();
+        let tracker = self.tracker;
         let acceptor = Acceptor {
             permits: Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS))),
             connection: Arc::clone(&self.connection),
+            writer_status: self.writer_status,
             http: self.http,
             origins: Arc::new(self.origins),
         };
@@ -201,6 +260,7 @@ impl Server {
 struct Acceptor {
     permits: Arc<Semaphore>,
     connection: Arc<ConnectionContext>,
+    writer_status: Arc<WriterStatus>,
     http: HttpLimits,
     origins: Arc<OriginPolicy>,
 }
@@ -219,6 +279,7 @@ impl Acceptor {
                     let guest = Guest {
                         permit: Arc::clone(&self.permits).try_acquire_owned().ok(),
                         connection: Arc::clone(&self.connection),
+                        writer_status: Arc::clone(&self.writer_status),
                         http: self.http,
                         origins: Arc::clone(&self.origins),
                     };
@@ -241,6 +302,7 @@ struct Guest {
     /// `None` when there are as many connections as are allowed.
     permit: Option<OwnedSemaphorePermit>,
     connection: Arc<ConnectionContext>,
+    writer_status: Arc<WriterStatus>,
     http: HttpLimits,
     origins: Arc<OriginPolicy>,
 }
@@ -322,7 +384,7 @@ impl Guest {
     }
 
     fn metrics(&self) -> String {
-        let ConnectionContext { session, store, writer, waiting, .. } = self.connection.as_ref();
+        let ConnectionContext { session, store, waiting, .. } = self.connection.as_ref();
         let metrics = &session.metrics;
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let counted =
@@ -330,15 +392,17 @@ impl Guest {
         metrics.subscriptions.set(gauge(session.subscriptions.count() as u64));
         metrics.live_subscriptions.clear();
         metrics.filters.clear();
-        for FeedFigures { table, live, filters } in session.subscriptions.feeds().figures() {
+        metrics.source_level.clear();
+        for FeedFigures { table, live, filters, source } in session.subscriptions.feeds().figures() {
             let labels = vec![("table", table.name().to_owned())];
             metrics.live_subscriptions.get_or_create(&labels).set(gauge(live as u64));
             metrics.filters.get_or_create(&labels).set(gauge(filters as u64));
+            metrics.source_level.get_or_create(&labels).set(i64::from(source == SourceState::Level));
         }
         metrics.waiting_bytes.set(gauge(waiting.bytes() as u64));
         metrics.store_position.set(gauge(store.position().seq.0));
         metrics.store_log_bytes.set(gauge(store.log_bytes()));
-        let status = writer.status();
+        let status = &self.writer_status;
         metrics.store_changes.set(counted(&status.changes));
         metrics.store_commits.set(counted(&status.commits));
         metrics.store_failures.set(counted(&status.failures));

@@ -16,6 +16,7 @@ use crate::view::{KeyRule, Secret, SecretKind};
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "domain_login",
     primary_key: "domain",
+    indexes: &[],
     keys: KeyRule::Text,
     secrets: &[Secret { path: &["users", "*", "password"], kind: SecretKind::Whole }],
     subscribes: |command| match command {

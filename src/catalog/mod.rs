@@ -14,6 +14,7 @@ mod policy_rules;
 mod python_format;
 mod python_regex;
 mod schedule;
+mod stored;
 mod time;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use crate::view::{KeyRule, Secret};
 pub use command::plan;
 pub use fields::{RowProblem, Shown};
 pub use plan::{Answer, Arrival, Form, Plan, SubscribePlan};
+pub use stored::{Index, Role, StoredTable, stored_table, stored_tables};
 
 /// One streamed table: adding another one takes one entry like it in [`TABLES`].
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct CatalogTable {
     pub name: &'static str,
     /// The member that holds the key of a row.
     pub primary_key: &'static str,
+    /// The indexes that the database has of it.
+    pub indexes: &'static [Index],
     /// Which keys its events can name; rows with others are not shown in them.
     pub keys: KeyRule,
     /// What nobody who subscribes may see of its rows.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::fields::{Reader, RowProblem, Shown, key_id, key_text, read_name, read_row};
 use super::plan::{read_list, read_one, write};
-use super::{Arrival, CatalogTable, Plan, fields, ids, policy_document, policy_rules, time};
+use super::{Arrival, CatalogTable, Index, Plan, fields, ids, policy_document, policy_rules, time};
 use crate::change::{Cause, Document, Key, Row, Table};
 use crate::proto::request::Command;
 use crate::proto::{Policy, PolicyEvent, ResponseListPolicies, ResponseNewPolicy, response};
@@ -16,6 +16,7 @@ use crate::view::{KeyRule, Secret, SecretKind};
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "policy",
     primary_key: "id",
+    indexes: &[Index { name: "name", members: &["name"] }],
     keys: KeyRule::Uuid,
     secrets: &[Secret { path: &["proxy_rules", "*", "proxy_url"], kind: SecretKind::UrlCredentials }],
     subscribes: |command| match command {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::fields::{Presence, Reader, RowProblem, Shown, key_id, key_text, named, read_name, read_row};
 use super::plan::{read_list, read_one, write};
 use super::python_format::{self, FormatError, Variable};
-use super::{Arrival, CatalogTable, Plan, fields, ids, time};
+use super::{Arrival, CatalogTable, Index, Plan, fields, ids, time};
 use crate::change::{Cause, Document, Key, Row, Table};
 use crate::proto::request::Command;
 use crate::proto::{RequestDeleteSchedule, RequestGetSchedule, RequestListSchedules};
@@ -19,6 +19,7 @@ use crate::view::KeyRule;
 pub(super) const TABLE: CatalogTable = CatalogTable {
     name: "schedule",
     primary_key: "id",
+    indexes: &[Index { name: "schedule_name", members: &["schedule_name"] }],
     keys: KeyRule::Uuid,
     secrets: &[],
     subscribes: |command| match command {

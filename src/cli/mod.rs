@@ -3,6 +3,7 @@
 mod bench;
 mod export;
 mod import;
+mod init;
 mod progress;
 mod serve;
 mod server_url;
@@ -28,6 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArgs),
+    Init(init::InitArgs),
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Watch(watch::WatchArgs),
@@ -39,6 +41,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Serve(args) => serve::run(args),
+            Command::Init(args) => client_runtime()?.block_on(init::run(args)),
             Command::Import(args) => client_runtime()?.block_on(import::run(args)),
             Command::Export(args) => client_runtime()?.block_on(export::run(args)),
             Command::Watch(args) => client_runtime()?.block_on(watch::run(args)),

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::{EXIT_CONFIG, ExitWith};
 use crate::config::{self, Config, ConfigSources, Limits};
 use crate::server::{self, Server, StartError};
+use crate::source::rethinkdb;
 
 /// Run the server
 ///
@@ -25,6 +26,9 @@ pub(super) struct ServeArgs {
     /// Where to keep the data, or `:memory:` to keep none [default: ./starfeed-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
+    /// Serve the tables of this database, `rethinkdb://USER@HOST:PORT/DATABASE` [default: the embedded store]
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
     /// A proxy in front does TLS and authentication: allow any address, Host and Origin
     #[arg(long)]
     behind_proxy: bool,
@@ -47,7 +51,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn config_help() -> String {
     let defaults = Limits::default().entries();
     let mut help = "Configuration: defaults < starfeed.toml < STARFEED_<KEY> in the environment < flags.\n\
-        Keys: listen, data_dir, behind_proxy, allowed_origins, log; and under [limits], in bytes and seconds:\n"
+        Keys: listen, data_dir, source, source_password_file, source_ca_file, behind_proxy, allowed_origins, log; and under [limits], in bytes and seconds:\n"
         .to_owned();
     for ((key, default), (_, description)) in defaults.iter().zip(Limits::DESCRIPTIONS) {
         help.push_str(&format!("  {key} = {default}\n     {description}\n"));
@@ -58,7 +62,7 @@ fn config_help() -> String {
 impl ServeArgs {
     fn sources(self) -> ConfigSources {
         let mut flags = self.set;
-        let named = [("listen", self.listen), ("data_dir", self.data_dir), ("log", self.log)];
+        let named = [("listen", self.listen), ("data_dir", self.data_dir), ("source", self.source), ("log", self.log)];
         flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         if self.behind_proxy {
             flags.push(("behind_proxy".to_owned(), "true".to_owned()));
@@ -89,7 +93,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be listened for")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened for")?;
     let listener = server::bind(config).await.map_err(start_error)?;
-    let server = Server::open(config).map_err(start_error)?;
+    let mut opening = std::pin::pin!(Server::open(config));
+    let server = tokio::select! {
+        // Waiting for a source may take for ever.
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        server = &mut opening => server.map_err(start_error)?,
+    };
     let address = listener.local_addr().context("the listening address is unknown")?;
     // Programs that start a server read this line; one that does not read it is no reason to stop.
     let _ = writeln!(std::io::stdout().lock(), "listening on {address}");
@@ -107,8 +118,15 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 
 fn start_error(error: StartError) -> anyhow::Error {
     match error {
-        StartError::Unprotected(_) => ExitWith { status: EXIT_CONFIG, message: error.to_string() }.into(),
-        StartError::Listen { .. } | StartError::DataDir { .. } | StartError::Store { .. } => error.into(),
+        StartError::Unprotected(_)
+        | StartError::IsCopy { .. }
+        | StartError::Config(_)
+        | StartError::Source(rethinkdb::StartError::Options(_) | rethinkdb::StartError::Origin(_)) => {
+            ExitWith { status: EXIT_CONFIG, message: error.to_string() }.into()
+        }
+        StartError::Listen { .. } | StartError::DataDir { .. } | StartError::Store { .. } | StartError::Source(_) => {
+            error.into()
+        }
     }
 }
 

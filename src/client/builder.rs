@@ -1,7 +1,7 @@
 //! What a subscriber needs to know before it begins.
 
-use super::backoff::Random;
 use super::{Client, ClientError, Query, Subscriber, SubscriptionIndex};
+use crate::backoff::Random;
 
 /// A subscriber to be: which server, and which subscriptions.
 #[derive(Debug)]

@@ -4,7 +4,6 @@
 //! [`View`] is the rule, without I/O: what a client holds of one subscription. [`Subscriber`] keeps views up to date over
 //! a connection that it makes again for as long as it lives.
 
-mod backoff;
 mod builder;
 mod connection;
 mod counters;

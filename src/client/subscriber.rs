@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::backoff::{Backoff, Random};
 use super::{Applied, Client, ClientError, Counters, Divergence, Query, RowChange, Status, SubscriberBuilder, View};
+use crate::backoff::{Backoff, Random};
 use crate::proto::{self, request::Command, response, server_message::MessageType};
 
 /// What begins the text of a refusal of a token that the server did not make.
@@ -19,6 +19,8 @@ const INVALID_TOKEN: &str = "invalid_token";
 const GRACE: Duration = Duration::from_secs(2);
 /// Heartbeats begin with the answer to a subscription, which has to wait for requests before it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// A server that is back is found again so soon, at the latest.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// To wake up once more costs nothing.
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -83,7 +85,7 @@ impl Subscriber {
             subscriptions: queries.into_iter().map(Subscription::new).collect(),
             updates: VecDeque::new(),
             counters: Counters::default(),
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(BACKOFF_MAX),
             random,
         };
         subscriber.subscribe_due();
@@ -339,7 +341,7 @@ impl Subscription {
             standing: Standing::Pausing { until: now },
             heard: now,
             since: now,
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(BACKOFF_MAX),
             was_accepted: false,
             was_numbered: false,
         }

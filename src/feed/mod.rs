@@ -7,6 +7,7 @@
 mod catch_up;
 mod outbox;
 mod published;
+mod source_state;
 mod views;
 mod window;
 
@@ -18,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
 pub use outbox::{Delivery, Outbox, Outlet, Waiting};
 pub use published::{Piece, Published, ViewChange};
+use source_state::FeedSource;
+pub use source_state::{Demand, SourceDoubt, SourceState};
 use views::{GoneLive, Live, ViewId, Views};
 use window::Window;
 
@@ -35,8 +38,8 @@ pub struct SubscriptionId(pub u64);
 /// What a subscriber that is behind does next.
 #[derive(Clone, Debug)]
 pub enum Advance {
-    /// It is level with the feed, which hands it everything from now on.
-    Live,
+    /// It is level with the feed, which hands it everything from now on. So stands the feed to its source.
+    Live(SourceState),
     /// It gets these changes and is still behind.
     Replay(Replay),
     /// What it needs has left the window: read it from the log.
@@ -60,6 +63,7 @@ pub struct FeedLimits {
 pub struct Feed {
     table: Table,
     secrets: &'static [Secret],
+    demand: Option<Arc<dyn Demand>>,
     state: Mutex<FeedState>,
     /// Everything up to here was handed over, by every feed.
     handed_over: Arc<AtomicU64>,
@@ -67,6 +71,7 @@ pub struct Feed {
 }
 
 struct FeedState {
+    source: FeedSource,
     window: Window,
     views: Views,
     /// The newest change that was handed over; the window may already have newer ones, which are being matched.
@@ -114,7 +119,7 @@ impl Feed {
                 self.metrics.divergences.inc();
                 tracing::error!(table = %self.table, %after, "a view differs from what its subscribers were sent");
             }
-            return Advance::Live;
+            return Advance::Live(state.source.state);
         }
         let found = state.window.changes_after(after, budget.scanned_bytes());
         drop(state);
@@ -137,6 +142,20 @@ impl Feed {
         }
         live.outbox.mark(ids.1, state.handed.max(handed_over), summary);
         true
+    }
+
+    fn demand_changed(&self) {
+        if let Some(demand) = &self.demand {
+            demand.changed(&self.table);
+        }
+    }
+
+    /// Sets how the table stands to its source, and tells all who have to know, behind what waits for them.
+    fn set_source(&self, source: SourceState) {
+        let mut state = self.lock();
+        if state.source.set(source) {
+            state.views.for_each_live(|subscription, outbox| outbox.tell_source(subscription, source));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, FeedState> {
@@ -169,6 +188,8 @@ pub struct Feeds {
     limits: FeedLimits,
     handed_over: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
+    /// Set where rows come from a source that has to be followed.
+    demand: Option<Arc<dyn Demand>>,
 }
 
 #[derive(Debug)]
@@ -194,10 +215,20 @@ pub enum AttachError {
 }
 
 impl Feeds {
-    /// No feeds yet; everything up to `published` counts as published.
+    /// No feeds yet; everything up to `published` counts as published. The rows of the store are nobody else's.
     pub fn new(published: Seq, limits: FeedLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::of(published, limits, metrics, None)
+    }
+
+    /// The same, of rows that come from a source: it learns by `demand` which tables to follow, and says how each stands by
+    /// [`Feeds::set_source`].
+    pub fn of_source(published: Seq, limits: FeedLimits, metrics: Arc<Metrics>, demand: Arc<dyn Demand>) -> Arc<Self> {
+        Self::of(published, limits, metrics, Some(demand))
+    }
+
+    fn of(published: Seq, limits: FeedLimits, metrics: Arc<Metrics>, demand: Option<Arc<dyn Demand>>) -> Arc<Self> {
         let state = Mutex::new(FeedsState { feeds: HashMap::new(), published });
-        Arc::new(Self { state, limits, handed_over: Arc::new(AtomicU64::new(published.0)), metrics })
+        Arc::new(Self { state, limits, handed_over: Arc::new(AtomicU64::new(published.0)), metrics, demand })
     }
 
     /// Attaches `subscription` to the feed of the table of `view`; dropping the guard detaches it.
@@ -207,7 +238,14 @@ impl Feeds {
         let feed = state.feeds.entry(view.table.clone()).or_insert_with(|| Arc::new(self.feed(view, published)));
         let feed = Arc::clone(feed);
         drop(state);
-        let (view_id, view) = feed.lock().views.attach(view, &self.limits)?;
+        let mut state = feed.lock();
+        let (view_id, view) = state.views.attach(view, &self.limits)?;
+        state.source.subscribers += 1;
+        let is_first = state.source.subscribers == 1;
+        drop(state);
+        if is_first {
+            feed.demand_changed();
+        }
         Ok(Attachment { feed, view, ids: (view_id, subscription) })
     }
 
@@ -215,7 +253,12 @@ impl Feeds {
         Feed {
             table: view.table.clone(),
             secrets: view.secrets,
+            demand: self.demand.clone(),
             state: Mutex::new(FeedState {
+                source: FeedSource::new(match self.demand {
+                    Some(_) => SourceState::Unread { doubt: None },
+                    None => SourceState::Level,
+                }),
                 window: Window::new(published, self.limits.window_bytes),
                 views: Views::new(self.limits.hash_seed),
                 handed: published,
@@ -245,6 +288,33 @@ impl Feeds {
         self.handed_over.fetch_max(upto.0, Ordering::Release);
     }
 
+    /// Sets how `table` stands to its source, and tells its subscribers, behind everything that was published before.
+    pub fn set_source(&self, table: &Table, source: SourceState) {
+        if let Some(feed) = self.feed_of(table) {
+            feed.set_source(source);
+        }
+    }
+
+    /// The subscribers of `table`, live or not.
+    pub fn subscribers(&self, table: &Table) -> usize {
+        self.feed_of(table).map_or(0, |feed| feed.lock().source.subscribers)
+    }
+
+    /// Whoever subscribes to `table` next has to wait until it is read from its source again; `false` where somebody is there.
+    pub fn rest(&self, table: &Table) -> bool {
+        let Some(feed) = self.feed_of(table) else { return true };
+        let mut state = feed.lock();
+        let is_idle = state.source.subscribers == 0;
+        if is_idle {
+            state.source.set(SourceState::Unread { doubt: None });
+        }
+        is_idle
+    }
+
+    fn feed_of(&self, table: &Table) -> Option<Arc<Feed>> {
+        self.lock().feeds.get(table).map(Arc::clone)
+    }
+
     /// What there is to say of each table that has had subscribers.
     pub fn figures(&self) -> Vec<FeedFigures> {
         let feeds: Vec<Arc<Feed>> = self.lock().feeds.values().map(Arc::clone).collect();
@@ -254,6 +324,7 @@ impl Feeds {
                 table: feed.table.clone(),
                 live: state.views.live_count(),
                 filters: state.views.filter_count(),
+                source: state.source.state,
             }
         };
         feeds.iter().map(figures).collect()
@@ -273,6 +344,8 @@ pub struct FeedFigures {
     pub live: usize,
     /// The distinct filters.
     pub filters: usize,
+    /// How its rows stand to those of the source.
+    pub source: SourceState,
 }
 
 impl CommitObserver for Arc<Feeds> {
@@ -295,6 +368,16 @@ impl Attachment {
         &self.view
     }
 
+    /// How the table stands to its source. Where that is not known yet, `outbox` is told when it is.
+    pub fn enter(&self, outbox: &Arc<Outbox>) -> SourceState {
+        self.feed.lock().source.enter(self.ids.1, outbox)
+    }
+
+    /// How the table stands to its source.
+    pub fn source(&self) -> SourceState {
+        self.feed.lock().source.state
+    }
+
     /// Brings it closer to being live. Once it is, changes go to `outbox`.
     pub fn advance(&self, standing: Standing, outbox: &Arc<Outbox>, budget: CatchUpBudget) -> Advance {
         self.feed.advance(self.ids, &self.view, standing, outbox, budget)
@@ -311,7 +394,14 @@ impl Drop for Attachment {
         if PlantedBug::DroppedSubscriptionStaysAttached.is_planted() {
             return;
         }
-        self.feed.lock().views.detach(self.ids.0, self.ids.1);
+        let mut state = self.feed.lock();
+        state.views.detach(self.ids.0, self.ids.1);
+        state.source.leave(self.ids.1);
+        let was_last = state.source.subscribers == 0;
+        drop(state);
+        if was_last {
+            self.feed.demand_changed();
+        }
     }
 }
 

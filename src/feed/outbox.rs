@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{SubscriptionId, ViewChange};
+use super::{SourceState, SubscriptionId, ViewChange};
 use crate::change::Seq;
 use crate::planted::PlantedBug;
 use crate::summary::Summary;
@@ -78,6 +78,13 @@ pub enum Delivery {
         at: Seq,
         /// Its view there.
         summary: Summary,
+    },
+    /// The table of the subscription stands otherwise to its source.
+    Source {
+        /// Which one.
+        subscription: SubscriptionId,
+        /// How.
+        state: SourceState,
     },
 }
 
@@ -154,6 +161,21 @@ impl Outbox {
             state.queue.push_front(mark);
         } else {
             state.queue.push_back(mark);
+        }
+    }
+
+    /// Behind everything that waits, says how the table of the subscription stands to its source then. Only the newest word of
+    /// it is kept.
+    pub(super) fn tell_source(&self, subscription: SubscriptionId, source: SourceState) {
+        let mut state = self.lock();
+        let is_older =
+            |delivery: &Delivery| matches!(delivery, Delivery::Source { subscription: of, .. } if *of == subscription);
+        state.queue.retain(|delivery| !is_older(delivery));
+        let was_empty = state.queue.is_empty();
+        state.queue.push_back(Delivery::Source { subscription, state: source });
+        drop(state);
+        if was_empty {
+            self.outlet.ready();
         }
     }
 

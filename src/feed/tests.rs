@@ -57,7 +57,7 @@ fn outbox() -> Arc<Outbox> {
 
 fn go_live(attachment: &Attachment, standing: Standing, outbox: &Arc<Outbox>) {
     let budget = CatchUpBudget { page: PageBudget { items: 100, bytes: 1 << 20 }, coalesce: false };
-    assert!(matches!(attachment.advance(standing, outbox, budget), Advance::Live));
+    assert!(matches!(attachment.advance(standing, outbox, budget), Advance::Live(_)));
 }
 
 fn taken(outbox: &Outbox) -> Vec<Delivery> {

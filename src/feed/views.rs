@@ -290,6 +290,13 @@ impl Views {
         self.state(id).standing.map(|standing| standing.summary)
     }
 
+    /// Does something for each subscriber that is live.
+    pub(super) fn for_each_live(&self, mut work: impl FnMut(SubscriptionId, &Outbox)) {
+        for state in self.slots.iter().flatten() {
+            state.live.iter().for_each(|(subscription, live)| work(*subscription, &live.outbox));
+        }
+    }
+
     /// The subscribers that are live.
     pub(super) fn live_count(&self) -> usize {
         self.slots.iter().flatten().map(|state| state.live.len()).sum()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::change::Seq;
-use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, Standing, ViewChange};
+use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, SourceDoubt, Standing, ViewChange};
 use crate::store::{PageBudget, Store};
 use crate::subscription::Subscription;
 use crate::summary::Summary;
@@ -29,6 +29,8 @@ pub(super) struct Wishes {
 /// How far the client of a subscription is.
 #[derive(Debug)]
 pub(super) enum Progress {
+    /// It has what the cursor says, and waits until its table is read from the source.
+    Waiting(Cursor),
     /// It has what the cursor says and catches up.
     Behind(Cursor),
     /// It has everything up to here, and the feed hands over what follows.
@@ -54,6 +56,8 @@ pub(super) struct Follower {
     pub(super) heartbeat_due_ms: Option<u64>,
     /// One is on its way through the outbox, or waits to be sent.
     pub(super) heartbeat_waits: bool,
+    /// What its client was last told of the source.
+    pub(super) told: Option<SourceDoubt>,
 }
 
 /// What seals the tokens of a session.
@@ -84,6 +88,7 @@ impl Follower {
             number: 0,
             heartbeat_due_ms: wishes.heartbeat_ms.map(|interval_ms| now_ms.saturating_add(interval_ms)),
             heartbeat_waits: false,
+            told: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Read;
 use super::follower::{Follower, Progress, Sealing};
 use crate::feed::{
-    Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, Replay, SubscriptionId, Waiting,
+    Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, Replay, SourceState, SubscriptionId, Waiting,
 };
 use crate::metrics::Metrics;
 use crate::store::{PageBudget, StoreError};
@@ -123,17 +123,23 @@ impl Followers {
     }
 
     /// Adds a subscription; `reset` says why its client cannot go on where it wished to.
-    pub(super) fn add(&mut self, subscription_id: i32, follower: Follower, reset: Option<ResetReason>) {
+    pub(super) fn add(&mut self, subscription_id: i32, mut follower: Follower, reset: Option<ResetReason>) {
         self.ids.insert(follower.subscription.id(), subscription_id);
         self.heartbeats += usize::from(follower.wishes.heartbeat_ms.is_some());
         let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
+        let source = follower.subscription.enter();
+        if let (SourceState::Unread { .. }, Progress::Behind(cursor)) = (source, &follower.progress) {
+            follower.progress = Progress::Waiting(cursor.clone());
+        } else {
+            self.behind.push_back(subscription_id);
+        }
         self.by_id.insert(subscription_id, Box::new(follower));
-        self.behind.push_back(subscription_id);
         if let Some(reason) = reset {
             self.announce_reset(subscription_id, reason);
         } else if is_initializing {
             self.announce(subscription_id, StateKind::Initializing);
         }
+        self.tell_doubt(subscription_id, source);
     }
 
     /// Ends a subscription; says whether there was one. What was taken for it already is not sent.
@@ -206,6 +212,34 @@ impl Followers {
         }
     }
 
+    /// Tells the client why its rows may differ from those of the source, unless it was told so last.
+    fn tell_doubt(&mut self, subscription_id: i32, source: SourceState) {
+        let Some(follower) = self.by_id.get_mut(&subscription_id) else { return };
+        if let Some(doubt) = source.doubt()
+            && follower.told.replace(doubt) != Some(doubt)
+        {
+            self.announce(subscription_id, StateKind::InDoubt(doubt));
+        }
+    }
+
+    /// The table of a subscription stands otherwise to its source, now that everything before it was handed over.
+    fn source_changed(&mut self, subscription_id: i32, source: SourceState) {
+        let follower = self.by_id.get_mut(&subscription_id).expect("only what is there is told of its source");
+        match (&follower.progress, source) {
+            (Progress::Waiting(cursor), SourceState::Level | SourceState::InDoubt(_)) => {
+                follower.progress = Progress::Behind(cursor.clone());
+                self.behind.push_back(subscription_id);
+            }
+            (Progress::Live { .. }, SourceState::Level) if follower.told.take().is_some() => {
+                self.announce(subscription_id, StateKind::Live);
+            }
+            // Told when it is live.
+            (Progress::Behind(_), SourceState::Level) => {}
+            (Progress::Waiting(_) | Progress::Behind(_) | Progress::Live { .. }, _) => {}
+        }
+        self.tell_doubt(subscription_id, source);
+    }
+
     fn announce_reset(&mut self, subscription_id: i32, reason: ResetReason) {
         self.metrics.resets.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
         self.announced.push_back((subscription_id, StateKind::Reset(reason)));
@@ -255,6 +289,11 @@ impl Followers {
                     follower.reach(at, summary);
                     self.announce(subscription_id, StateKind::Heartbeat);
                 }
+                Delivery::Source { subscription, state } => {
+                    if let Some(&subscription_id) = self.ids.get(&subscription) {
+                        self.source_changed(subscription_id, state);
+                    }
+                }
             }
             if !self.announced.is_empty() {
                 return None;
@@ -273,11 +312,13 @@ impl Followers {
             return Some((subscription_id, follower.page_event(item, &self.sealing)));
         }
         let is_ready = follower.end_page(page.cursor.clone());
+        let source = follower.subscription.source();
         self.behind.push_back(subscription_id);
         self.page = None;
         if is_ready {
             self.announce(subscription_id, StateKind::Ready);
         }
+        self.tell_doubt(subscription_id, source);
         None
     }
 
@@ -302,9 +343,13 @@ impl Followers {
         };
         let budget = follower.budget(PageBudget { items: usize::MAX, bytes: TAKEN_BYTES });
         match follower.subscription.advance(follower.standing(after), budget) {
-            Advance::Live => {
+            Advance::Live(source) => {
                 follower.progress = Progress::Live { after };
-                self.announce(subscription_id, StateKind::Live);
+                follower.told = None;
+                match source.doubt() {
+                    Some(_) => self.tell_doubt(subscription_id, source),
+                    None => self.announce(subscription_id, StateKind::Live),
+                }
             }
             // No filter runs on the loop of a connection.
             Advance::Replay(replay) if replay.is_filtered() => {

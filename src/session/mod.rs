@@ -9,13 +9,13 @@ mod import;
 mod subscribe;
 mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use follower::Sealing;
 use followers::Followers;
 use import::Import;
-pub use work::{ExportPage, Question, Read, ReadResult, Work, WriteTicket};
+pub use work::{Question, Read, ReadResult, Work, WriteTicket};
 
 use crate::catalog::{self, Answer, Arrival, CatalogTable, Plan, SubscribePlan};
 use crate::change::{Key, Table};
@@ -23,7 +23,8 @@ use crate::feed::Outbox;
 use crate::matcher::{self, Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::proto;
-use crate::store::{Outcome, PageBudget, QueryResult, Store, StoreError, Unit, UnitResult};
+use crate::source::SourceError;
+use crate::store::{Outcome, PageBudget, Query, QueryResult, Store, Unit, UnitResult};
 use crate::subscription::{Principal, SubscriptionManager};
 use crate::token::TokenSeal;
 use crate::wire::{ClientMessage, ServerMessage};
@@ -47,6 +48,15 @@ pub struct SessionLimits {
     pub filters: FilterLimits,
 }
 
+/// How the writes of one client follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// They are handed in without waiting for each other, and take effect in that order.
+    Overlap,
+    /// Each is handed in when the one before it is done.
+    OneAtATime,
+}
+
 /// What all sessions share.
 #[derive(Debug)]
 pub struct SessionContext {
@@ -56,6 +66,7 @@ pub struct SessionContext {
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: SessionLimits,
+    writes: Writes,
     sealing: Arc<Sealing>,
 }
 
@@ -66,9 +77,10 @@ impl SessionContext {
         subscriptions: Arc<SubscriptionManager>,
         metrics: Arc<Metrics>,
         limits: SessionLimits,
+        writes: Writes,
     ) -> Arc<Self> {
         let sealing = Arc::new(Sealing { seal: TokenSeal::new(store.secret()), store: store.clone() });
-        Arc::new(Self { subscriptions, metrics, limits, sealing })
+        Arc::new(Self { subscriptions, metrics, limits, writes, sealing })
     }
 }
 
@@ -84,6 +96,8 @@ pub struct Session {
     /// Bytes on the wire of the requests that wait or are being written.
     unfinished_bytes: usize,
     writing: BTreeMap<WriteTicket, PendingWrite>,
+    /// Writes that the store does not hold yet, answered or not.
+    invisible: BTreeSet<WriteTicket>,
     next_ticket: u64,
     reading: Option<PendingRead>,
     import: Option<Import>,
@@ -118,6 +132,11 @@ enum Turn {
 }
 
 impl Request {
+    /// Whether it reads the store, and not the source that the store may be behind of.
+    fn reads_store(&self) -> bool {
+        matches!(self.plan, Ok(Plan::Subscribe(_)))
+    }
+
     fn turn(&self) -> Turn {
         match &self.plan {
             Ok(Plan::Write { .. }) => Turn::BehindWrites,
@@ -136,7 +155,7 @@ struct PendingWrite {
     size: usize,
     reply: WriteReply,
     /// `None` until it is there.
-    result: Option<Result<UnitResult, StoreError>>,
+    result: Option<Result<UnitResult, SourceError>>,
 }
 
 #[derive(Debug)]
@@ -187,6 +206,7 @@ impl Session {
             waiting: VecDeque::new(),
             unfinished_bytes: 0,
             writing: BTreeMap::new(),
+            invisible: BTreeSet::new(),
             next_ticket: 0,
             reading: None,
             import: None,
@@ -248,10 +268,21 @@ impl Session {
     }
 
     /// The result of a [`Work::Write`]. Responses keep the order of the requests, whichever result comes first.
-    pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, StoreError>) {
+    pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, SourceError>) {
         let pending = self.writing.get_mut(&ticket).expect("a write ends once");
         pending.result = Some(result);
         self.respond_to_writes();
+    }
+
+    /// Announces that the store will hold what a [`Work::Write`] wrote only later, before its result is handed over: until
+    /// [`Session::visible`], nothing begins that reads the store.
+    pub fn expect_visible(&mut self, ticket: WriteTicket) {
+        self.invisible.insert(ticket);
+    }
+
+    /// The store holds what was written.
+    pub fn visible(&mut self, ticket: WriteTicket) {
+        self.invisible.remove(&ticket);
     }
 
     fn respond_to_writes(&mut self) {
@@ -275,7 +306,6 @@ impl Session {
         match result {
             ReadResult::Page { subscription_id, result } => self.followers.page(subscription_id, result),
             ReadResult::Query(result) => self.answered(result),
-            ReadResult::Export(result) => self.exported(result),
             ReadResult::Answer(result) => self.answered_question(result),
         }
     }
@@ -287,7 +317,10 @@ impl Session {
     /// Answers the next request if it does not wait for the disk. One at a time: answers that nobody takes must not pile up.
     fn begin_what_needs_no_work(&mut self) {
         let is_its_turn = self.writing.is_empty() && self.reading.is_none() && self.replies.is_empty();
-        let request = self.waiting.pop_front_if(|request| is_its_turn && request.turn() == Turn::InOrder);
+        let sees_writes = self.invisible.is_empty();
+        let request = self.waiting.pop_front_if(|request| {
+            is_its_turn && request.turn() == Turn::InOrder && (sees_writes || !request.reads_store())
+        });
         if let Some(Request { request_id, size, plan }) = request {
             self.unfinished_bytes -= size;
             let result = plan.and_then(|plan| self.do_at_once(plan));
@@ -311,9 +344,11 @@ impl Session {
         while self.reading.is_none() {
             let is_in_order = self.writing.is_empty();
             let is_sent = self.replies.is_empty();
+            let sees_writes = self.invisible.is_empty();
+            let may_write = is_in_order || self.context.writes == Writes::Overlap;
             let Request { request_id, size, plan } = self.waiting.pop_front_if(|request| match request.turn() {
-                Turn::BehindWrites => true,
-                Turn::InOrderAndSent => is_in_order && is_sent,
+                Turn::BehindWrites => may_write,
+                Turn::InOrderAndSent => is_in_order && is_sent && (sees_writes || !request.reads_store()),
                 Turn::InOrder => false,
             })?;
             match plan.and_then(|plan| self.begin(request_id, size, plan)) {
@@ -399,11 +434,11 @@ impl Session {
     fn export(&self, request: proto::RequestExportRows) -> Result<Read, String> {
         let limit = usize::try_from(request.limit()).ok().filter(|limit| *limit > 0);
         let table = known_table(&request.table)?.table();
-        Ok(Read::Export {
-            table,
-            after: request.after.map(Key::from_stored),
-            budget: PageBudget { items: limit.ok_or("limit must be positive")?, bytes: self.context.limits.page.bytes },
-        })
+        let after = request.after.map(Key::from_stored);
+        let bytes = self.context.limits.page.bytes;
+        let budget = PageBudget { items: limit.ok_or("limit must be positive")?, bytes };
+        let query = Query::After { table, after, budget };
+        Ok(Read::Query { query, bytes_max: self.context.limits.answer_bytes })
     }
 
     fn ask(&mut self, request_id: i32, size: usize, reply: ReadReply, table: Option<Table>, filter: String) -> Work {
@@ -419,7 +454,7 @@ impl Session {
             ReadReply::DescribeFilter => filter.map(|filter| self.described(&filter)).ok_or_else(|| {
                 "invalid_filter at 0: the filter is empty; without one, a subscription has all rows".to_owned()
             }),
-            ReadReply::Answer { .. } | ReadReply::Export => panic!("rows were read for a question"),
+            ReadReply::Answer { .. } | ReadReply::Export => panic!("a question was answered for a read"),
         });
         self.respond(pending.request_id, result.map(boxed));
     }
@@ -435,14 +470,11 @@ impl Session {
         })
     }
 
-    fn answered(&mut self, result: Result<QueryResult, StoreError>) {
+    fn answered(&mut self, result: Result<QueryResult, SourceError>) {
         let pending = self.reading.take().expect("a read ends once");
-        let ReadReply::Answer { answer, table } = pending.reply else {
-            panic!("a query was read for an export");
-        };
-        let result = match result {
-            Err(error) => Err(error.to_string()),
-            Ok(result) => {
+        let result = result.map_err(|error| error.to_string()).and_then(|result| match pending.reply {
+            ReadReply::Export => Ok(boxed(exported(&result))),
+            ReadReply::Answer { answer, table } => {
                 let Answer { body, problems } = answer(result);
                 if let Some(table) = table {
                     for (key, problem) in &problems {
@@ -451,23 +483,20 @@ impl Session {
                 }
                 body.map(boxed)
             }
-        };
-        self.respond(pending.request_id, result);
-    }
-
-    fn exported(&mut self, result: Result<ExportPage, StoreError>) {
-        let pending = self.reading.take().expect("a read ends once");
-        let result = result.map_err(|error| error.to_string()).map(|page| {
-            let next = page.rows.last().filter(|_| !page.complete);
-            let next = next.map(|row| bytes::Bytes::copy_from_slice(row.key.as_bytes()));
-            boxed(proto::response::Body::ExportRows(proto::ResponseExportRows {
-                rows: page.rows.iter().map(|row| row.document.to_bytes()).collect(),
-                next,
-                position: Some(page.position.0),
-            }))
+            ReadReply::Subscribe(_) | ReadReply::DescribeFilter => panic!("rows were read for a question"),
         });
         self.respond(pending.request_id, result);
     }
+}
+
+/// A page of an export.
+fn exported(page: &QueryResult) -> proto::response::Body {
+    let next = page.rows.last().filter(|_| !page.is_complete);
+    proto::response::Body::ExportRows(proto::ResponseExportRows {
+        rows: page.rows.iter().map(|row| row.document.to_bytes()).collect(),
+        next: next.map(|row| bytes::Bytes::copy_from_slice(row.key.as_bytes())),
+        position: page.position.map(|position| position.0),
+    })
 }
 
 fn boxed(body: proto::response::Body) -> Body {
@@ -475,11 +504,11 @@ fn boxed(body: proto::response::Body) -> Body {
 }
 
 fn known_table(name: &str) -> Result<&'static CatalogTable, String> {
-    catalog::table(name).ok_or_else(|| unknown_table(name))
+    catalog::table(name).ok_or_else(|| unknown_table(name, catalog::TABLES.iter().map(|table| table.name)))
 }
 
-fn unknown_table(name: &str) -> String {
-    let known: Vec<&str> = catalog::TABLES.iter().map(|table| table.name).collect();
+fn unknown_table(name: &str, known: impl Iterator<Item = &'static str>) -> String {
+    let known: Vec<&str> = known.collect();
     format!("there is no table {name:?} here; the tables are {}", known.join(", "))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Session;
 use super::follower::{Follower, Sealing, Wishes};
-use crate::catalog::{Form, SubscribePlan};
+use crate::catalog::{self, Form, SubscribePlan};
 use crate::feed::Cursor;
 use crate::matcher::Filter;
 use crate::planted::PlantedBug;
@@ -82,7 +82,7 @@ fn view(plan: &SubscribePlan, filter: Option<Arc<Filter>>) -> View {
         Form::List(table) => table.keys,
         Form::Json(_) => KeyRule::Any,
     };
-    let secrets = plan.form.table().map_or(&[][..], |table| table.secrets);
+    let secrets = catalog::stored_table(plan.table.name()).map_or(&[][..], |table| table.secrets);
     View { table: plan.table.clone(), secrets, keys, filter }
 }
 

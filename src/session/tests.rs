@@ -42,7 +42,7 @@ fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
         page: PageBudget { items: 10, bytes: 1000 },
         filters: FilterLimits::default(),
     };
-    let context = SessionContext::new(store, subscriptions, metrics, limits);
+    let context = SessionContext::new(store, subscriptions, metrics, limits, Writes::Overlap);
     (context, feeds)
 }
 

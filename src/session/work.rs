@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::unknown_table;
-use crate::change::{Key, Row, Seq, Table};
+use crate::catalog::{self, Role};
+use crate::change::Table;
 use crate::feed::{CatchUp, CatchUpBudget, Cursor, Replay, read_page};
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
-use crate::store::{PageBudget, Query, QueryResult, Snapshot, Store, StoreError, Unit};
+use crate::source::SourceError;
+use crate::store::{Query, QueryResult, Store, StoreError, Unit, read};
 use crate::view::View;
 
 /// Something to do for a session.
@@ -31,21 +33,12 @@ pub struct WriteTicket(pub(super) u64);
 /// Something to read from the store.
 #[derive(Debug)]
 pub enum Read {
-    /// For a command.
+    /// For a command: the source of the rows answers it.
     Query {
         /// What.
         query: Query,
         /// The bytes of rows that an answer may have.
         bytes_max: usize,
-    },
-    /// A page of an export.
-    Export {
-        /// The table.
-        table: Table,
-        /// The last key of the page before.
-        after: Option<Key>,
-        /// How much.
-        budget: PageBudget,
     },
     /// A page for a subscription that is behind.
     Page {
@@ -77,9 +70,7 @@ pub enum Read {
 #[derive(Debug)]
 pub enum ReadResult {
     /// For [`Read::Query`].
-    Query(Result<QueryResult, StoreError>),
-    /// For [`Read::Export`].
-    Export(Result<ExportPage, StoreError>),
+    Query(Result<QueryResult, SourceError>),
     /// For [`Read::Page`] and [`Read::Replay`].
     Page {
         /// The subscription it is for.
@@ -104,9 +95,13 @@ pub struct Question {
 impl Question {
     fn answer(&self, store: &Store) -> Result<Option<Arc<Filter>>, String> {
         if let Some(table) = &self.table {
+            let mirrored =
+                || catalog::stored_tables().filter(|table| table.role == Role::Mirrored).map(|table| table.name);
             match read(store, |snapshot| snapshot.has_table(table)) {
-                Ok(true) => {}
-                Ok(false) => return Err(unknown_table(table.name())),
+                Ok(false) if !mirrored().any(|name| name == table.name()) => {
+                    return Err(unknown_table(table.name(), mirrored()));
+                }
+                Ok(_) => {}
                 Err(error) => return Err(error.to_string()),
             }
         }
@@ -119,25 +114,14 @@ impl Question {
     }
 }
 
-/// A page of an export.
-#[derive(Debug)]
-pub struct ExportPage {
-    pub(super) rows: Vec<Row>,
-    pub(super) complete: bool,
-    pub(super) position: Seq,
-}
-
 impl Read {
     /// Reads it. This waits for the disk.
     pub fn run(self, store: &Store) -> ReadResult {
         match self {
             Self::Query { query, bytes_max } => {
-                ReadResult::Query(read(store, |snapshot| snapshot.query(&query, bytes_max)))
+                let result = read(store, |snapshot| snapshot.query(&query, bytes_max));
+                ReadResult::Query(result.map_err(SourceError::from))
             }
-            Self::Export { table, after, budget } => ReadResult::Export(read(store, |snapshot| {
-                let page = snapshot.rows_after(&table, after.as_ref(), budget)?;
-                Ok(ExportPage { rows: page.rows, complete: page.complete, position: snapshot.position().seq })
-            })),
             Self::Replay { subscription_id, replay, metrics } => {
                 ReadResult::Page { subscription_id, result: Ok(CatchUp::Page(replay.page(&metrics))) }
             }
@@ -148,19 +132,4 @@ impl Read {
             }
         }
     }
-}
-
-/// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use.
-const ATTEMPTS: usize = 5;
-
-fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let attempt = || store.snapshot().and_then(|snapshot| work(&snapshot));
-    let mut result = attempt();
-    for _ in 1..ATTEMPTS {
-        if !matches!(result, Err(StoreError::Disk(_))) {
-            break;
-        }
-        result = attempt();
-    }
-    result
 }

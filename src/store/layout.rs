@@ -9,8 +9,8 @@ use crate::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
 
 /// The version of this layout; a store of a newer one is refused.
 ///
-/// 1: the log had no versions of old rows, and there was no secret.
-pub(super) const FORMAT_VERSION: u64 = 2;
+/// 1: the log had no versions of old rows, and there was no secret. 2: changes had no other cause than a write.
+pub(super) const FORMAT_VERSION: u64 = 3;
 
 /// `format`, `epoch`, `last_seq`, `log_bytes` as little-endian numbers, and the bytes of `secret`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -49,6 +49,7 @@ pub(super) struct TableRecord {
 }
 
 const CAUSE_WRITE: u32 = 0;
+const CAUSE_RESYNC: u32 = 1;
 
 /// One change as the log keeps it, beside the table and position in its key.
 #[derive(Clone, PartialEq, Message)]
@@ -72,10 +73,12 @@ pub(super) struct LogRecord {
 }
 
 pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
-    let Cause::Write = change.cause;
     let record = LogRecord {
         kind: 0,
-        cause: CAUSE_WRITE,
+        cause: match change.cause {
+            Cause::Write => CAUSE_WRITE,
+            Cause::Resync => CAUSE_RESYNC,
+        },
         time_ms: change.time.0,
         key: Bytes::copy_from_slice(change.key.as_bytes()),
         old: change.old.as_ref().map(Document::to_bytes),
@@ -89,9 +92,11 @@ pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) 
     let damaged = |what: &str| StoreError::Damaged(format!("change {seq} of {}: {what}", table.path()));
     let content = unsealed(&log_place(number, seq), value).ok_or_else(|| damaged(WRONG_CHECKSUM))?;
     let record = LogRecord::decode(Bytes::copy_from_slice(content)).map_err(|error| damaged(&error.to_string()))?;
-    if record.kind != 0 || record.cause != CAUSE_WRITE {
-        return Err(damaged("an entry of an unknown kind"));
-    }
+    let cause = match (record.kind, record.cause) {
+        (0, CAUSE_WRITE) => Cause::Write,
+        (0, CAUSE_RESYNC) => Cause::Resync,
+        _ => return Err(damaged("an entry of an unknown kind")),
+    };
     if record.old.is_none() && record.new.is_none() {
         return Err(damaged("neither an old nor a new row"));
     }
@@ -104,7 +109,7 @@ pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) 
         new: record.new.map(Document::from_stored),
         old_version: Seq(record.old_version),
         time: Timestamp(record.time_ms),
-        cause: Cause::Write,
+        cause,
     })
 }
 

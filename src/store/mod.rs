@@ -24,7 +24,7 @@ pub use disk::{Disk, FileDisk, MemoryDisk};
 pub use mutation::{IfMissing, IfPresent, Mutation, Outcome};
 pub use query::{Order, Query, QueryResult};
 use recovery::Opened;
-pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot};
+pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
 use tables::Tables;
 pub use writer::{CommitObserver, WriteHandle, Writer, WriterLimits, WriterStatus};
 

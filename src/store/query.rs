@@ -1,6 +1,7 @@
 //! Reads as data: what a command wants to see, whoever executes it.
 
-use crate::change::{Key, Row, Table};
+use super::PageBudget;
+use crate::change::{Key, Row, Seq, Table};
 
 /// What a command wants to see.
 #[derive(Clone, Debug)]
@@ -23,13 +24,22 @@ pub enum Query {
         /// Rows to return at most.
         limit: usize,
     },
+    /// A page of a table in the order of its keys, for who reads all of it.
+    After {
+        /// The table.
+        table: Table,
+        /// The last key of the page before.
+        after: Option<Key>,
+        /// How much.
+        budget: PageBudget,
+    },
 }
 
 impl Query {
     /// The table it reads.
     pub fn table(&self) -> &Table {
         match self {
-            Self::Get { table, .. } | Self::List { table, .. } => table,
+            Self::Get { table, .. } | Self::List { table, .. } | Self::After { table, .. } => table,
         }
     }
 }
@@ -50,4 +60,8 @@ pub struct QueryResult {
     pub rows: Vec<Row>,
     /// The rows of the whole list, the page aside.
     pub total: usize,
+    /// For [`Query::After`]: whether no row follows.
+    pub is_complete: bool,
+    /// For [`Query::After`]: the newest change that the page contains, where changes have numbers.
+    pub position: Option<Seq>,
 }

@@ -118,16 +118,18 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Brings a store of format 1 to the present one: its log goes, which no client can ask for, and it gets a secret.
+/// Brings a store of an older format to the present one. Of format 1 the log goes, which no client can ask for, and it gets a
+/// secret; format 2 is read as it is.
 fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
     let read = database.begin_read()?;
     let meta = read.open_table(META)?;
-    if Tables::format(&meta)? != Some(1) {
+    let format = Tables::format(&meta)?;
+    if !matches!(format, Some(1 | 2)) {
         return Ok(());
     }
     let last_seq = Tables::position(&meta)?.seq;
     let transaction = transaction::begin(database)?;
-    {
+    if format == Some(1) {
         transaction.open_table(LOG)?.retain(|_, _| false)?;
         transaction.open_table(LOG_ORDER)?.retain(|_, _| false)?;
         let mut tables = transaction.open_table(TABLES)?;
@@ -139,8 +141,8 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_LOG_BYTES, 0_u64.to_le_bytes().as_slice())?;
         meta.insert(META_SECRET, options.fresh_secret.0.as_slice())?;
-        meta.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
     }
+    transaction.open_table(META)?.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
     transaction.commit()?;
     tracing::info!("the store was brought to format {FORMAT_VERSION}");
     Ok(())

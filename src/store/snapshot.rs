@@ -6,7 +6,7 @@ use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 
 use super::layout::{self, LOG, ROWS, TABLE_NUMBERS, TABLES, TableRecord};
 use super::query::{Order, Query, QueryResult};
-use super::{StoreError, Tables};
+use super::{Store, StoreError, Tables};
 use crate::change::{Change, Key, Position, Row, Seq, Table};
 use crate::planted::PlantedBug;
 
@@ -48,6 +48,22 @@ pub enum ChangePage {
     },
     /// Retention has removed changes that follow the asked position.
     Trimmed,
+}
+
+/// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use.
+const ATTEMPTS: usize = 5;
+
+/// Reads `store` as it is now, and again if a fault ends that. This waits for the disk.
+pub fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let attempt = || store.snapshot().and_then(|snapshot| work(&snapshot));
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS {
+        if !matches!(result, Err(StoreError::Disk(_))) {
+            break;
+        }
+        result = attempt();
+    }
+    result
 }
 
 /// The store at one position. Keep it for one page only: as long as it lives, the space of what it sees cannot be used again.
@@ -149,7 +165,7 @@ impl Snapshot {
         match query {
             Query::Get { table, key } => {
                 let rows: Vec<Row> = self.row(table, key)?.into_iter().collect();
-                Ok(QueryResult { total: rows.len(), rows })
+                Ok(QueryResult { total: rows.len(), rows, ..QueryResult::default() })
             }
             Query::List { table, order, offset, limit } => {
                 let total = usize::try_from(self.count(table)?).unwrap_or(usize::MAX);
@@ -164,7 +180,11 @@ impl Snapshot {
                         }
                     }
                 }
-                Ok(QueryResult { rows: answer.rows, total })
+                Ok(QueryResult { rows: answer.rows, total, ..QueryResult::default() })
+            }
+            Query::After { table, after, budget } => {
+                let RowPage { rows, complete: is_complete } = self.rows_after(table, after.as_ref(), *budget)?;
+                Ok(QueryResult { rows, is_complete, position: Some(self.position.seq), ..QueryResult::default() })
             }
         }
     }

@@ -71,9 +71,9 @@ impl WriteHandle {
         Ok(receiver)
     }
 
-    /// What the writer is doing.
-    pub fn status(&self) -> &WriterStatus {
-        &self.status
+    /// What the writer is doing; it goes on without this handle.
+    pub fn shared_status(&self) -> Arc<WriterStatus> {
+        Arc::clone(&self.status)
     }
 }
 

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::feed::{Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, Standing, SubscriptionId};
+use crate::feed::{
+    Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, SourceState, Standing, SubscriptionId,
+};
 use crate::view::View;
 
 /// Who is at the other end of a session.
@@ -118,6 +120,16 @@ impl Subscription {
     /// What it sees.
     pub fn view(&self) -> &Arc<View> {
         self.attachment.view()
+    }
+
+    /// How its table stands to its source; see [`Attachment::enter`].
+    pub fn enter(&self) -> SourceState {
+        self.attachment.enter(&self.outbox)
+    }
+
+    /// How its table stands to its source.
+    pub fn source(&self) -> SourceState {
+        self.attachment.source()
     }
 
     /// Brings it closer to being live; see [`Attachment::advance`].

@@ -26,8 +26,9 @@ use super::counted::CountedStream;
 use crate::catalog::Arrival;
 use crate::clock::Clock;
 use crate::feed::{Outbox, Waiting};
-use crate::session::{ReadResult, Session, SessionContext, Step, Work, WriteTicket};
-use crate::store::{Store, StoreError, UnitResult, WriteHandle};
+use crate::session::{Read, ReadResult, Session, SessionContext, Step, Work, WriteTicket};
+use crate::source::{Source, Written};
+use crate::store::Store;
 use crate::subscription::Principal;
 use crate::task;
 use crate::wire::{self, CloseReason, ServerMessage};
@@ -56,8 +57,8 @@ pub struct ConnectionContext {
     pub waiting: Arc<Waiting>,
     /// Where they read.
     pub store: Store,
-    /// Where they write.
-    pub writer: WriteHandle,
+    /// Who carries out their commands.
+    pub source: Arc<dyn Source>,
     /// What time it is.
     pub clock: Clock,
     /// Bounds.
@@ -137,7 +138,8 @@ struct Connection {
 }
 
 enum Done {
-    Written(WriteTicket, Result<UnitResult, StoreError>),
+    Written(WriteTicket, Written),
+    Visible(WriteTicket),
     Read(ReadResult),
 }
 
@@ -238,12 +240,14 @@ impl Connection {
 
     fn begin(&mut self, work: Work) {
         match work {
-            Work::Write { ticket, unit } => match self.context.writer.submit(unit) {
-                Err(error) => self.session.written(ticket, Err(error)),
-                Ok(result) => self.running.push(Box::pin(async move {
-                    Done::Written(ticket, result.await.unwrap_or(Err(StoreError::Stopped)))
-                })),
-            },
+            Work::Write { ticket, unit } => {
+                let written = self.context.source.write(unit);
+                self.running.push(Box::pin(async move { Done::Written(ticket, written.await) }));
+            }
+            Work::Read(Read::Query { query, bytes_max }) => {
+                let rows = self.context.source.query(query, bytes_max);
+                self.running.push(Box::pin(async move { Done::Read(ReadResult::Query(rows.await)) }));
+            }
             Work::Read(read) => {
                 let store = self.context.store.clone();
                 self.running.push(Box::pin(async move { Done::Read(task::blocking(move || read.run(&store)).await) }));
@@ -253,7 +257,17 @@ impl Connection {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Written(ticket, result) => self.session.written(ticket, result),
+            Done::Written(ticket, Written { result, visible }) => {
+                if let Some(visible) = visible {
+                    self.session.expect_visible(ticket);
+                    self.running.push(Box::pin(async move {
+                        visible.await;
+                        Done::Visible(ticket)
+                    }));
+                }
+                self.session.written(ticket, result);
+            }
+            Done::Visible(ticket) => self.session.visible(ticket),
             Done::Read(result) => self.session.read(result),
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::catalog::Form;
 use crate::change::{Epoch, Seq};
-use crate::feed::Content;
+use crate::feed::{Content, SourceDoubt};
 use crate::proto;
 use crate::summary::Summary;
 
@@ -103,6 +103,8 @@ pub enum StateKind {
     Live,
     /// The client reads more slowly than rows change.
     Slow,
+    /// The rows may differ from those of the source.
+    InDoubt(SourceDoubt),
     /// What the client holds counts no more.
     Reset(ResetReason),
     /// Nothing new.

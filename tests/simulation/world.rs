@@ -7,7 +7,7 @@ use starfeed::change::{Change, Document, Epoch, Key, Seq, Table, Timestamp};
 use starfeed::feed::{FeedLimits, Feeds, Waiting};
 use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
-use starfeed::session::{SessionContext, SessionLimits};
+use starfeed::session::{SessionContext, SessionLimits, Writes};
 use starfeed::store::{
     ChangePage, IfMissing, IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret,
     Unit,
@@ -509,7 +509,7 @@ impl Server {
             page: figures.page,
             filters: FilterLimits::default(),
         };
-        let context = SessionContext::new(&store, subscriptions, metrics, limits);
+        let context = SessionContext::new(&store, subscriptions, metrics, limits, Writes::Overlap);
         Self { store, feeds, context, waiting: Waiting::new(figures.waiting_bytes) }
     }
 }

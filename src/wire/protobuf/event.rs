@@ -5,7 +5,7 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
-use crate::change::{Change, ChangeKind, Document, Key, KeyValue};
+use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
 use crate::feed::{Content, Piece};
 use crate::proto::{self, subscription_state, table_key};
 use crate::row_problems::RowProblems;
@@ -32,11 +32,19 @@ pub(super) fn encode(subscription_id: i32, event: &Event, problems: &RowProblems
                 (None, None) => message(Envelope::Plain { subscription_id }, Some(&body)),
                 (_, None) => message(Envelope::Extended(envelope()), Some(&body)),
                 (_, Some(_)) => {
-                    let (is_initial, version) = match content {
-                        Content::Row(row) => (true, row.version),
-                        Content::Change(change) => (false, change.published().seq()),
+                    let (is_initial, version, cause) = match content {
+                        Content::Row(row) => (true, row.version, Cause::Write),
+                        Content::Change(change) => {
+                            let change = change.published().change();
+                            (false, change.seq, change.cause)
+                        }
                     };
-                    let envelope = proto::Event { initial: Some(is_initial), version: Some(version.0), ..envelope() };
+                    let envelope = proto::Event {
+                        initial: Some(is_initial),
+                        version: Some(version.0),
+                        resync: (cause == Cause::Resync).then_some(true),
+                        ..envelope()
+                    };
                     message(Envelope::Extended(envelope), Some(&body))
                 }
             }
@@ -263,6 +271,7 @@ fn state_message(state: &State) -> proto::SubscriptionState {
             let text = "rows change faster than you read; nothing is lost, it comes later";
             (Kind::Stale, Some(Reason::Slow), Some(text))
         }
+        StateKind::InDoubt(doubt) => (Kind::Stale, Some(Reason::Source), Some(doubt.text())),
         StateKind::Reset(reason) => {
             let number = match reason {
                 ResetReason::Retention => Reason::Retention,

@@ -4,45 +4,44 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-/// Pauses whose bound doubles with each attempt that did not last, each drawn evenly from nothing to its bound: clients
-/// that lost their server together do not come back together.
+/// Pauses whose bound doubles with each attempt that did not last, each drawn evenly from nothing to its bound: those
+/// that lost the same server together do not come back together.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     bound: Duration,
+    max: Duration,
 }
 
 impl Backoff {
     const MIN: Duration = Duration::from_millis(100);
-    const MAX: Duration = Duration::from_secs(10);
+
+    /// Pauses of `max` at most; what lasts so long counts as a success.
+    pub(crate) fn up_to(max: Duration) -> Self {
+        Self { bound: Self::MIN, max }
+    }
 
     /// The pause after something that `lasted` so long.
-    pub(super) fn pause_after(&mut self, lasted: Duration, random: &mut Random) -> Duration {
-        if lasted >= Self::MAX {
+    pub(crate) fn pause_after(&mut self, lasted: Duration, random: &mut Random) -> Duration {
+        if lasted >= self.max {
             self.bound = Self::MIN;
         }
         let pause = random.up_to(self.bound);
-        self.bound = (self.bound * 2).min(Self::MAX);
+        self.bound = (self.bound * 2).min(self.max);
         pause
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { bound: Self::MIN }
     }
 }
 
 /// A sequence of numbers that look random (SplitMix64): good enough for pauses, and the same again for the same seed.
 #[derive(Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Another sequence each time.
-    pub(super) fn fresh() -> Self {
+    pub(crate) fn fresh() -> Self {
         Self(Uuid::new_v4().as_u64_pair().1)
     }
 
@@ -66,7 +65,7 @@ mod tests {
     #[test]
     fn the_bound_grows_until_something_lasts() {
         let mut random = Random::seeded(7);
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::up_to(Duration::from_secs(10));
         for bound in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
             assert_eq!(backoff.bound.as_millis(), bound);
             assert!(backoff.pause_after(Duration::from_secs(1), &mut random).as_millis() <= bound);
