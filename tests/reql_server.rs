@@ -49,11 +49,16 @@ fn bare_feed(of: Value) -> Value {
 
 async fn connect(server: &ReqlServer, user: &str, password: &str) -> reql::Result<Session> {
     let options = connect::Options::new().host("127.0.0.1").port(server.address().port()).db("starbelly");
-    r.connect(options.user(user.to_owned()).password(password.to_owned())).await
+    soon(r.connect(options.user(user.to_owned()).password(password.to_owned()))).await
+}
+
+/// The driver itself waits for ever.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it happens soon")
 }
 
 async fn ask(session: &Session, command: Command) -> reql::Result<Vec<Value>> {
-    command.run(session).try_collect().await
+    soon(command.run(session).try_collect()).await
 }
 
 #[tokio::test]
@@ -61,7 +66,7 @@ async fn a_driver_comes_in_by_its_password() {
     let account = Options { user: "crawler".to_owned(), password: "s3cret".to_owned(), ..Options::default() };
     let server = ReqlServer::start(Options { iterations: 4096, ..account });
     let session = connect(&server, "crawler", "s3cret").await.expect("the right password");
-    assert_eq!(session.server().await.expect("an answer").name.as_deref(), Some("scripted"));
+    assert_eq!(soon(session.server()).await.expect("an answer").name.as_deref(), Some("scripted"));
     let error = connect(&server, "crawler", "secret").await.expect_err("the wrong password");
     assert_eq!(error.to_string(), "client error; auth error; Wrong password");
     let error = connect(&server, "somebody", "s3cret").await.expect_err("a user that does not exist");
@@ -111,7 +116,7 @@ async fn a_driver_follows_a_feed() {
     let session = connect(&server, "admin", "").await.expect("it comes in");
     let options = changes::Options::new().include_initial(true).include_states(true).include_types(true);
     let mut feed = Box::pin(r.table("policy").changes(options).run::<_, Value>(&session));
-    let mut next = async || feed.try_next().await.expect("it goes on").expect("an element");
+    let mut next = async || soon(feed.try_next()).await.expect("it goes on").expect("an element");
     assert_eq!(next().await, json!({"type": "state", "state": "initializing"}));
     let mut keys = BTreeSet::new();
     for _ in 0..20 {
@@ -128,7 +133,7 @@ async fn a_driver_follows_a_feed() {
     assert_eq!(next().await, json!({"type": "remove", "old_val": {"id": "new"}, "new_val": null}));
     assert_eq!(server.open_feeds(), ["policy"]);
     server.drop_table("policy");
-    let error = feed.try_next().await.expect_err("the table is gone");
+    let error = soon(feed.try_next()).await.expect_err("the table is gone");
     assert_eq!(
         error.to_string(),
         "runtime error; availability error; operation failed; Changefeed aborted (unavailable)."
@@ -393,6 +398,14 @@ fn a_function_decides_what_a_row_becomes() {
     assert_eq!(replace(&key(0), json!(null))["skipped"], 1);
     assert_eq!(replace(&key(0), json!({"id": key(0)}))["inserted"], 1);
     assert_eq!(server.row("policy", key(0)), Some(json!({"id": key(0)})));
+    let same = json!([65, [[17, [[10, [8]], null]], null, [10, [8]]]]);
+    let mut change = |returns: Value, key: &str| {
+        let function = json!([69, [[2, [8]], same.clone()]]);
+        client.value(&json!([55, [[16, [policy(), key]], function], {"return_changes": returns}]))["changes"].clone()
+    };
+    assert_eq!(change(json!(true), &key(0)), json!([]), "only what has changed");
+    assert_eq!(change(json!("always"), "nothing"), json!([{"new_val": null, "old_val": null}]));
+    assert_eq!(change(json!(false), &key(0)), Value::Null);
 }
 
 // Faults.
@@ -402,7 +415,10 @@ fn pieces_of_one_byte_are_the_same_conversation() {
     let server = server_with(2);
     server.set_faults(|faults| (faults.handshake_piece_bytes, faults.answer_piece_bytes) = (Some(1), Some(1)));
     let mut client = RawReql::connect(server.address());
+    let reads = client.reads;
+    assert!(reads > 10, "the handshake came in {reads} pieces");
     assert_eq!(client.value(&json!([43, [policy()]])), 2);
+    assert!(client.reads > reads + 3, "the answer came in {} pieces", client.reads - reads);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(crate) struct RawReql {
     stream: TcpStream,
     read: Vec<u8>,
     next_token: u64,
+    /// How often something came: at least as often as it was sent in pieces that came alone.
+    pub(crate) reads: usize,
 }
 
 impl RawReql {
@@ -61,7 +63,7 @@ impl RawReql {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
         stream.set_nodelay(true).expect("it can be set");
-        Self { stream, read: Vec::new(), next_token: 1 }
+        Self { stream, read: Vec::new(), next_token: 1, reads: 0 }
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -92,6 +94,7 @@ impl RawReql {
         match self.stream.read(&mut chunk) {
             Ok(read) => {
                 self.read.extend_from_slice(&chunk[..read]);
+                self.reads += 1;
                 read > 0
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use serde_json::{Map, Value, json};
 
 use super::fault::Poison;
-use super::protocol::{PARTIAL, ReqlError};
+use super::protocol::ReqlError;
 use super::values::{Key, compare, without};
 use super::world::{Table, TableName};
 
@@ -80,11 +80,6 @@ impl Feed {
             Scope::Row(_) => ATOM_FEED,
         };
         [kind].into_iter().chain(self.options.includes_states.then_some(INCLUDES_STATES)).collect()
-    }
-
-    /// What kind of answer a feed gives for as long as it lives.
-    pub(super) fn answer_kind(&self) -> u8 {
-        PARTIAL
     }
 
     /// Whether a reader that asks for more gets it at once.

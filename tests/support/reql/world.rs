@@ -156,7 +156,7 @@ impl World {
         Ok(feeds)
     }
 
-    /// What `stream` has next, with how the answer begins; a stream that is over is gone.
+    /// What a stream has next; one that is over is gone.
     pub(super) fn take(&mut self, id: ConnectionId, token: u64, rows_max: usize) -> Option<Answer> {
         let mut stream = self.streams.remove(&(id, token))?;
         let answer = match &mut stream {
@@ -172,7 +172,7 @@ impl World {
                 let name = &feed.table;
                 let table = self.databases.get(&name.database).and_then(|tables| tables.get(&name.table));
                 match feed.take(table, rows_max) {
-                    Ok(elements) => Answer::new(feed.answer_kind(), elements).with_notes(feed.notes()),
+                    Ok(elements) => Answer::new(PARTIAL, elements).with_notes(feed.notes()),
                     Err(error) => return Some(error.into()),
                 }
             }
