@@ -360,6 +360,13 @@ fn rows_are_ordered_chosen_and_counted() {
     assert_eq!(ids(json!([182, [policy(), 1, 3], {"index": "rank", "right_bound": "closed"}])).len(), 3);
     let has_no_rank = json!([69, [[2, [1]], [23, [[32, [[10, [1]], "rank"]]]]]]);
     assert_eq!(client.value(&json!([43, [[39, [policy(), has_no_rank]]]])), 2);
+    let is_three = json!([69, [[2, [1]], [17, [[170, [[10, [1]], "rank"]], 3]]]]);
+    assert_eq!(client.value(&json!([43, [[39, [policy(), is_three]]]])), 1, "a row without the member is left out");
+    assert_eq!(client.value(&json!([43, [[39, [policy(), is_three], {"default": true}]]])), 2);
+    let missing = json!([170, [[16, [policy(), "f"]], "rank"]]);
+    assert_eq!(client.query(&missing)["e"], 3_100_000);
+    assert_eq!(client.value(&json!([92, [missing, "none"]])), "none");
+    assert_eq!(client.value(&json!([51, [[170, [[16, [policy(), "e"]], "rank"]], "string"]])), "1");
     let info = client.value(&json!([79, [policy()]]));
     assert_eq!(
         (&info["primary_key"], &info["indexes"], &info["db"]["name"]),

@@ -33,7 +33,7 @@ use connection::Settings;
 use fault::{Ending, Faults, Poison};
 use handshake::Account;
 use shared::Shared;
-use values::Key;
+use values::{Key, normalised};
 use world::{Stream, Table, TableName, World};
 
 /// What a server is started with.
@@ -160,7 +160,7 @@ impl ReqlServer {
 
     /// Inserts a row, or replaces it as a whole.
     pub(crate) fn put(&self, table: &str, row: Value) {
-        let name = self.name(table);
+        let (name, row) = (self.name(table), normalised(&row));
         self.shared.change(|world| {
             let primary_key = &world.table(&name).expect("the table exists").primary_key;
             let key = Key::new(row[primary_key].clone()).expect("a row with its key");
