@@ -9,3 +9,4 @@ pub(crate) mod filter_reference;
 pub(crate) mod folded;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod reql;
