@@ -53,11 +53,17 @@ pub enum PlantedBug {
     ResetKeepsRowsThatAreGone,
     /// Rows that were deleted while the source could not be followed stay.
     ResyncForgetsDeletions,
+    /// Changes that the source has thrown away are not missed.
+    SourceErrorsAreIgnored,
+    /// Who waits for a table to be read is not told when it is.
+    WaitingSubscribersAreForgotten,
+    /// What changes while a table is read again is taken for a part of what was there.
+    RereadForgetsNewRows,
 }
 
 impl PlantedBug {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -83,6 +89,9 @@ impl PlantedBug {
         Self::MarkOvertakesChanges,
         Self::ResetKeepsRowsThatAreGone,
         Self::ResyncForgetsDeletions,
+        Self::SourceErrorsAreIgnored,
+        Self::WaitingSubscribersAreForgotten,
+        Self::RereadForgetsNewRows,
     ];
 
     /// Whether this bug is switched on in this thread.

@@ -172,7 +172,7 @@ impl Server {
         };
         let clock = Clock;
         let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
-        let writer_status = handle.shared_status();
+        let writer_status = handle.status();
         let shutdown = CancellationToken::new();
         let tracker = TaskTracker::new();
         let source: Arc<dyn Source> = match (source, demands) {

@@ -9,6 +9,7 @@ mod simulation {
     pub(crate) mod client;
     pub(crate) mod model;
     pub(crate) mod reader;
+    pub(crate) mod source;
     pub(crate) mod wish;
     pub(crate) mod world;
 }

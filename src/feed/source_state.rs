@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Outbox, SubscriptionId};
 use crate::change::Table;
+use crate::planted::PlantedBug;
 
 /// How the rows of a table stand to those of the source that they come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,9 @@ impl FeedSource {
         }
         self.state = state;
         for (subscription, outbox) in &self.waiting {
+            if PlantedBug::WaitingSubscribersAreForgotten.is_planted() {
+                break;
+            }
             outbox.tell_source(*subscription, state);
         }
         if !matches!(state, SourceState::Unread { .. }) {

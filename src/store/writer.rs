@@ -72,7 +72,7 @@ impl WriteHandle {
     }
 
     /// What the writer is doing; it goes on without this handle.
-    pub fn shared_status(&self) -> Arc<WriterStatus> {
+    pub fn status(&self) -> Arc<WriterStatus> {
         Arc::clone(&self.status)
     }
 }

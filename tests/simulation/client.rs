@@ -184,7 +184,7 @@ impl Client {
         ticket: WriteTicket,
         result: Result<starfeed::store::UnitResult, starfeed::store::StoreError>,
     ) {
-        self.session.written(ticket, result);
+        self.session.written(ticket, result.map_err(Into::into));
         self.may_have_more = true;
     }
 

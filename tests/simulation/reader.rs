@@ -32,6 +32,8 @@ pub(crate) struct Reader {
     /// What it has to be told first.
     expected_reset: Option<ResetReason>,
     number: u64,
+    /// What it was last told is that its rows may be old.
+    is_told_old: bool,
     library: Option<Library>,
     /// The newest change it has seen in this history.
     pub(crate) seen: Seq,
@@ -118,6 +120,7 @@ impl Reader {
             token: None,
             expected_reset: None,
             number: 0,
+            is_told_old: false,
             seen: Seq::ZERO,
             counts: BTreeMap::new(),
         }
@@ -153,7 +156,7 @@ impl Reader {
     /// Its subscription was made again, with the token that [`Reader::command`] returned.
     pub(crate) fn resumed(&mut self, wish: &Wish, used: Option<&Bytes>, truth: Truth<'_>, is_other_view: bool) {
         self.wish = wish.clone();
-        (self.page, self.number) = (None, 0);
+        (self.page, self.number, self.is_told_old) = (None, 0, false);
         let Some((token, rows, epoch)) = self.token.clone().filter(|(token, ..)| Some(token) == used) else {
             assert!(used.is_none(), "a token that is not the last one");
             self.count("a subscription made again without a token");
@@ -280,7 +283,14 @@ impl Reader {
                 self.count("a reset");
                 (self.rows, self.is_following, self.after, self.page) = (Rows::new(), false, Seq::ZERO, None);
             }
-            StateKind::Ready | StateKind::Live => assert!(state.holds.is_some(), "{:?} without a position", state.kind),
+            StateKind::Ready | StateKind::Live => {
+                assert!(state.holds.is_some(), "{:?} without a position", state.kind);
+                self.is_told_old &= state.kind != StateKind::Live;
+            }
+            StateKind::InDoubt(_) => {
+                self.is_told_old = true;
+                self.count("a client was told that rows may be old");
+            }
             StateKind::Slow => self.count("a client was told that it is slow"),
             StateKind::Heartbeat => self.count("a heartbeat"),
             StateKind::Initializing => {}
@@ -373,6 +383,7 @@ impl Reader {
     /// When nothing more comes, it holds what is there.
     pub(crate) fn check_converged(&self, model: &Model) {
         assert!(self.is_following, "a snapshot of {} never ended", self.wish.table);
+        assert!(!self.is_told_old, "nobody said that {} is live again", self.wish.table);
         assert_eq!(self.rows, self.wish.view_at(model, model.last()), "in the end, for {:?}", self.wish);
         if let Some(library) = &self.library {
             library.check(&self.rows);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use starfeed::change::{Change, Document, Epoch, Key, Seq, Table, Timestamp};
-use starfeed::feed::{FeedLimits, Feeds, Waiting};
+use starfeed::feed::{Demand, FeedLimits, Feeds, Waiting};
 use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
 use starfeed::session::{SessionContext, SessionLimits, Writes};
@@ -17,6 +17,7 @@ use starfeed::subscription::{SubscriptionLimits, SubscriptionManager};
 use super::client::Client;
 use super::model::Model;
 use super::reader::{Reader, Truth};
+use super::source::{MIRRORED, Source};
 use super::wish::{TABLES, Wish};
 use crate::support::fault_disk::{Failure, FaultDisk, FaultError, Operation};
 
@@ -25,31 +26,33 @@ const STEPS: usize = 250;
 /// A connection's clock runs so much faster than the store's: heartbeats are seconds apart.
 const TICKS: u64 = 20;
 
-struct Server {
-    store: Store,
-    feeds: Arc<Feeds>,
+pub(super) struct Server {
+    pub(super) store: Store,
+    pub(super) feeds: Arc<Feeds>,
     context: Arc<SessionContext>,
     waiting: Arc<Waiting>,
 }
 
 pub(crate) struct World {
-    rng: fastrand::Rng,
+    pub(super) rng: fastrand::Rng,
     disk: FaultDisk,
     options: StoreOptions,
     outbox_bytes: usize,
     figures: Figures,
-    server: Server,
+    pub(super) server: Server,
     clients: Vec<Client>,
     /// Commits that are on disk, and that the feeds have yet to be told of.
     unpublished: VecDeque<(Vec<Change>, Seq)>,
     /// Readers whose connection is gone, and who will go on.
     parked: Vec<Reader>,
     model: Model,
+    /// Where one table comes from, if not from the writers here.
+    pub(super) source: Option<Source>,
     /// The newest change that a writer was told of.
     acknowledged: Seq,
-    power_losses: u64,
+    pub(super) power_losses: u64,
     now: u64,
-    counts: BTreeMap<&'static str, u64>,
+    pub(super) counts: BTreeMap<&'static str, u64>,
 }
 
 impl World {
@@ -78,6 +81,12 @@ impl World {
         "a resume with another filter",
         "a lost store",
         "a commit that is published later",
+        "a connection to the source was lost",
+        "a queue of the source overflowed",
+        "a table was read from the source",
+        "a change between the first rows of the source",
+        "a row that was deleted while the source was away",
+        "a client was told that rows may be old",
     ];
 
     /// Runs one schedule to its end; panics where the promise is broken. Returns what it came through.
@@ -96,6 +105,7 @@ impl World {
             waiting_bytes: if rng.u8(0..4) == 0 { rng.usize(200..2_000) } else { 1 << 30 },
         };
         let store = Store::open(Box::new(disk.clone()), options.clone()).expect("a new store");
+        let source = rng.bool().then(Source::new);
         let mut world = Self {
             server: Server::new(store, figures),
             outbox_bytes: rng.usize(200..2_000),
@@ -107,6 +117,7 @@ impl World {
             unpublished: VecDeque::new(),
             parked: Vec::new(),
             model: Model::default(),
+            source,
             acknowledged: Seq::ZERO,
             power_losses: 0,
             now: 0,
@@ -119,7 +130,7 @@ impl World {
         world.counts
     }
 
-    fn count(&mut self, state: &'static str) {
+    pub(super) fn count(&mut self, state: &'static str) {
         *self.counts.entry(state).or_default() += 1;
     }
 
@@ -128,11 +139,16 @@ impl World {
         if self.rng.bool() {
             self.publish();
         }
+        self.source_step();
+        if self.rng.bool() {
+            self.tell_new_feeds();
+        }
         match self.rng.u8(0..100) {
             0..28 => {
                 // A burst now and then: more than the outboxes of slow readers hold.
                 let commits = if self.rng.u8(0..6) == 0 { 8 } else { 1 };
                 for _ in 0..commits {
+                    self.write_to_source();
                     let units = self.units();
                     // A refusal by the disk is counted there.
                     let _ = self.commit(&units);
@@ -258,14 +274,22 @@ impl World {
         (0..self.rng.usize(1..4)).map(|_| (0..self.rng.usize(1..4)).map(|_| self.mutation()).collect()).collect()
     }
 
+    /// Somebody else writes to the database.
+    fn write_to_source(&mut self) {
+        let key = key(self.rng.u8(0..KEYS)).to_string();
+        let row = (self.rng.u8(0..4) > 0).then(|| self.row(&format!(r#""id":"{key}","#)));
+        if let Some(source) = &mut self.source {
+            source.write(&key, row, &mut self.rng);
+        }
+    }
+
     fn mutation(&mut self) -> Mutation {
-        let table = Table::new(TABLES[self.rng.usize(0..TABLES.len())]);
+        // What is mirrored is written by nobody else.
+        let tables: Vec<&str> =
+            TABLES.into_iter().filter(|table| self.source.is_none() || *table != MIRRORED).collect();
+        let table = Table::new(tables[self.rng.usize(0..tables.len())]);
         let key = key(self.rng.u8(0..KEYS));
-        let on = ["", r#","on":true"#, r#","on":false"#][self.rng.usize(0..3)];
-        let kind = ["a", "b", "c"][self.rng.usize(0..3)];
-        let pad = "x".repeat(self.rng.usize(0..200));
-        let text = format!(r#"{{"kind":"{kind}","v":{},"pad":"{pad}"{on}}}"#, self.rng.u32(0..1000));
-        let document = Document::parse(text.as_bytes()).expect("an object");
+        let document = Document::parse(self.row("").as_bytes()).expect("an object");
         match self.rng.u8(0..10) {
             0..5 => Mutation::put(table, key, document),
             5..7 => Mutation::delete(table, key),
@@ -278,7 +302,15 @@ impl World {
         }
     }
 
-    fn commit(&mut self, units: &[Unit]) -> Result<Vec<starfeed::store::UnitResult>, StoreError> {
+    /// A row as JSON; `id` is its first member, if it has one.
+    fn row(&mut self, id: &str) -> String {
+        let on = ["", r#","on":true"#, r#","on":false"#][self.rng.usize(0..3)];
+        let kind = ["a", "b", "c"][self.rng.usize(0..3)];
+        let pad = "x".repeat(self.rng.usize(0..200));
+        format!(r#"{{{id}"kind":"{kind}","v":{},"pad":"{pad}"{on}}}"#, self.rng.u32(0..1000))
+    }
+
+    pub(super) fn commit(&mut self, units: &[Unit]) -> Result<Vec<starfeed::store::UnitResult>, StoreError> {
         match self.server.store.commit(Timestamp(self.now), units) {
             Ok(committed) => {
                 for change in &committed.changes {
@@ -315,7 +347,7 @@ impl World {
     }
 
     /// Tells the feeds of what is on disk, in order.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         for (changes, upto) in std::mem::take(&mut self.unpublished) {
             self.server.feeds.publish(changes, upto);
         }
@@ -399,6 +431,7 @@ impl World {
                 }
             }
         }
+        self.forget_source();
         let position = self.server.store.position();
         assert_eq!(position.epoch, self.options.fresh_epoch, "another history");
         assert!(position.seq >= self.acknowledged, "acknowledged changes are lost");
@@ -424,6 +457,7 @@ impl World {
         let store = Store::open(Box::new(self.disk.clone()), self.options.clone()).expect("a new store");
         self.server = Server::new(store, self.figures);
         self.model = Model::default();
+        self.forget_source();
         self.acknowledged = Seq::ZERO;
     }
 
@@ -447,7 +481,9 @@ impl World {
         // Changes that a fault left unpublished come with the next commit.
         while self.commit(&[]).is_err() {}
         self.publish();
+        self.settle_source();
         for _ in 0..100_000 {
+            self.tell_new_feeds();
             let mut is_busy = false;
             for mut client in std::mem::take(&mut self.clients) {
                 is_busy |= client.go_on(self.truth());
@@ -480,6 +516,14 @@ impl World {
     }
 }
 
+/// Tables are followed here whether anybody subscribes to them or not.
+#[derive(Debug)]
+struct NoDemand;
+
+impl Demand for NoDemand {
+    fn changed(&self, _: &Table) {}
+}
+
 /// How small the parts of a server are.
 #[derive(Clone, Copy)]
 struct Figures {
@@ -497,7 +541,7 @@ impl Server {
             pattern_bytes: 1 << 20,
             hash_seed: 1,
         };
-        let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));
+        let feeds = Feeds::of_source(store.position().seq, limits, Arc::clone(&metrics), Arc::new(NoDemand));
         let limits = SubscriptionLimits { per_connection: 128, total: 1_000 };
         let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);
         let limits = SessionLimits {

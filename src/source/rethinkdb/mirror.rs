@@ -100,6 +100,7 @@ impl Mirror {
     pub fn take(&mut self, row: &FeedRow<'_>) -> Effect {
         let doubt = |doubt, text: &str| Effect::Doubt { doubt, text: text.to_owned() };
         match (row, &mut self.phase) {
+            (FeedRow::Error(_), _) if PlantedBug::SourceErrorsAreIgnored.is_planted() => Effect::Nothing,
             (FeedRow::Error(text), _) => doubt(SourceDoubt::Overflow, text),
             (FeedRow::Initializing, Phase::Opened { is_empty }) => {
                 self.phase = Phase::Reading { seen: (!*is_empty).then(HashSet::new) };
@@ -145,7 +146,8 @@ impl Mirror {
                 (key.clone(), Effect::Bad { delete, key: bad.key_or_unknown(), problem })
             }
         };
-        if let (Phase::Reading { seen: Some(seen) }, Some(key)) = (&mut self.phase, key) {
+        let forgets = PlantedBug::RereadForgetsNewRows.is_planted() && cause == Cause::Write;
+        if let (Phase::Reading { seen: Some(seen) }, Some(key), false) = (&mut self.phase, key, forgets) {
             seen.insert(key);
         }
         effect
