@@ -5,6 +5,5 @@ mod extensions {
     mod limits;
     mod resuming;
     mod states;
-    mod told;
 }
 mod support;

@@ -4,7 +4,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, response, server_message::MessageType};
 
-use super::told::{
+use crate::support::told::{
     POLICY_ID, SCHEDULE_ID, SECRET, documents, exported, import, list, login, next, next_told, policy, schedule,
     states, table, told, until_live, with_filter,
 };

@@ -2,7 +2,7 @@
 
 use starfeed::proto::{self, SubscribeOptions, request::Command, response};
 
-use super::told::{documents, list, next_told, states, table, until_live, with_filter};
+use crate::support::told::{documents, list, next_told, states, table, until_live, with_filter};
 use crate::support::process::ServerProcess;
 use crate::support::raw::{RawClient, set_login, unsubscribe};
 

@@ -5,7 +5,7 @@ use starfeed::proto::subscription_state::Kind;
 use starfeed::proto::{self, SubscribeOptions};
 use starfeed::summary::Summary;
 
-use super::told::{
+use crate::support::told::{
     documents, lines, list, login, next, next_told, states, table, told, until, until_live, with_filter,
 };
 use crate::support::process::{ServerProcess, eventually};
@@ -115,7 +115,7 @@ fn a_heartbeat_says_what_is_held() {
         writer.request(login(domain, url));
     }
     // Changes of another table move the position, too.
-    writer.request(super::told::import("policy", &super::told::policy("A")));
+    writer.request(crate::support::told::import("policy", &crate::support::told::policy("A")));
     let newest = 6;
     for (client, filter) in &mut clients {
         let mut events = Vec::new();

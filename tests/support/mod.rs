@@ -10,3 +10,4 @@ pub(crate) mod folded;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod reql;
+pub(crate) mod told;

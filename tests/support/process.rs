@@ -48,6 +48,12 @@ impl ServerProcess {
         Self::spawn(address, data_dir.to_str().expect("a path in UTF-8"), &[], &[])
     }
 
+    /// One whose rows come from the database at `url`, which lets `password` in.
+    pub(crate) fn of_source(url: &str, password: &str, data_dir: &str, settings: &[(&str, &str)]) -> Self {
+        let settings: Vec<_> = [("source", url)].into_iter().chain(settings.iter().copied()).collect();
+        Self::spawn("127.0.0.1:0", data_dir, &settings, &[("STARFEED_SOURCE_PASSWORD", password)])
+    }
+
     /// One that keeps its data in memory.
     pub(crate) fn in_memory(settings: &[(&str, &str)]) -> Self {
         Self::start(":memory:", settings)

@@ -304,11 +304,15 @@ impl Shared {
         self.ended.notify_waiters();
     }
 
-    /// Gives an answer to whoever waits for it.
-    fn deliver(&self, token: Token, response: Response) {
+    /// Gives an answer to whoever waits for it; nobody may any more.
+    fn deliver(&self, token: Token, response: Response) -> Result<(), ReqlError> {
         let mut state = self.lock();
         let state = &mut *state;
-        let Some(running) = state.queries.get_mut(&token) else { return };
+        if token.0 > state.last_token {
+            // Whatever was to be answered has no answer now: a feed would wait for ever, and lose what was in this one.
+            return Err(ReqlError::protocol("an answer to what nobody asked"));
+        }
+        let Some(running) = state.queries.get_mut(&token) else { return Ok(()) };
         match response {
             Response::Partial(page) => {
                 running.bytes += page.size();
@@ -327,6 +331,7 @@ impl Shared {
             Response::Error(error) => running.finish(Some(error)),
         }
         running.wake();
+        Ok(())
     }
 }
 
@@ -427,7 +432,7 @@ impl Task {
 
     fn deliver_what_came(&mut self) -> Result<(), ReqlError> {
         while let Some((token, body)) = frame::decode(&mut self.received, self.shared.limits.frame_bytes)? {
-            self.shared.deliver(token, response::decode(body)?);
+            self.shared.deliver(token, response::decode(body)?)?;
         }
         Ok(())
     }
