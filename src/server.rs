@@ -82,6 +82,7 @@ pub struct Server {
     writer: Writer,
     writer_status: Arc<WriterStatus>,
     tracker: TaskTracker,
+    source_connections: TaskTracker,
     http: HttpLimits,
     origins: OriginPolicy,
     connections_max: usize,
@@ -174,7 +175,7 @@ impl Server {
         let (writer, handle) = Writer::start(store.clone(), clock, limits.writer(), Arc::clone(&feeds));
         let writer_status = handle.status();
         let shutdown = CancellationToken::new();
-        let tracker = TaskTracker::new();
+        let (tracker, source_connections) = (TaskTracker::new(), TaskTracker::new());
         let source: Arc<dyn Source> = match (source, demands) {
             (Some(options), Some(demands)) => {
                 let parts = Parts {
@@ -185,6 +186,7 @@ impl Server {
                     metrics: Arc::clone(&metrics),
                     tracker: tracker.clone(),
                     shutdown: shutdown.clone(),
+                    connections: source_connections.clone(),
                 };
                 Arc::new(RethinkDb::start(options, parts).await?)
             }
@@ -217,6 +219,7 @@ impl Server {
             writer,
             writer_status,
             tracker,
+            source_connections,
             http: limits.http(),
             origins: config.origin_policy(),
             connections_max: config::size(limits.connections),
@@ -249,7 +252,12 @@ impl Server {
         if tokio::time::timeout_at(deadline, tracker.wait()).await.is_err() {
             tracing::warn!(connections = tracker.len(), "some connections did not end in time and are cut");
         }
+        // The source is part of it, and its connections end with it: they were needed until the last write was answered.
         drop(self.connection);
+        self.source_connections.close();
+        if tokio::time::timeout_at(deadline, self.source_connections.wait()).await.is_err() {
+            tracing::warn!("the connections to the source did not end in time and are cut");
+        }
         let writer = self.writer;
         if tokio::time::timeout_at(deadline, task::blocking(move || writer.join())).await.is_err() {
             tracing::warn!("the disk did not take all writes in time; those that were not answered may be lost");

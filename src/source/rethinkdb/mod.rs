@@ -154,6 +154,8 @@ pub struct Parts {
     pub tracker: TaskTracker,
     /// Ends them.
     pub shutdown: CancellationToken,
+    /// The tasks of its connections, which end when nobody has the source any more.
+    pub connections: TaskTracker,
 }
 
 /// RethinkDB as the source.
@@ -177,7 +179,7 @@ impl RethinkDb {
         let RethinkDbOptions { limits, ref address, .. } = options;
         let address = address.clone();
         let link_options = link_options(options)?;
-        let link = || Link::new(Arc::clone(&link_options), parts.tracker.clone());
+        let link = || Link::new(Arc::clone(&link_options), parts.connections.clone());
         let (commands, feeds_link) = (link(), link());
         let has_copy = adopt(&parts, &address).await?;
         let has_canaries = first_check(&commands, &address, has_copy).await?;
