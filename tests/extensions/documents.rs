@@ -4,12 +4,12 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, response, server_message::MessageType};
 
+use crate::support::process::ServerProcess;
+use crate::support::raw::{RawClient, delete_login, set_login, subscribe_logins};
 use crate::support::told::{
     POLICY_ID, SCHEDULE_ID, SECRET, documents, exported, import, list, login, next, next_told, policy, schedule,
     states, table, told, until_live, with_filter,
 };
-use crate::support::process::ServerProcess;
-use crate::support::raw::{RawClient, delete_login, set_login, subscribe_logins};
 
 /// Adds, updates and deletes one row of each table; what the deletion is.
 fn change_everything(client: &mut RawClient) {

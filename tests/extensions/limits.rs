@@ -2,9 +2,9 @@
 
 use starfeed::proto::{self, SubscribeOptions, request::Command, response};
 
-use crate::support::told::{documents, list, next_told, states, table, until_live, with_filter};
 use crate::support::process::ServerProcess;
 use crate::support::raw::{RawClient, set_login, unsubscribe};
+use crate::support::told::{documents, list, next_told, states, table, until_live, with_filter};
 
 fn describe(client: &mut RawClient, filter: &str) -> proto::ResponseDescribeFilter {
     let request = proto::RequestDescribeFilter { filter: filter.to_owned() };

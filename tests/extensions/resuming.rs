@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use starfeed::proto::{self, SubscribeOptions};
 
+use crate::support::process::ServerProcess;
+use crate::support::raw::{RawClient, delete_login, set_login};
 use crate::support::told::{
     documents, lines, list, login, next, next_told, states, table, told, until, with_filter, with_token,
 };
-use crate::support::process::ServerProcess;
-use crate::support::raw::{RawClient, delete_login, set_login};
 
 fn token(event: &proto::Event) -> Bytes {
     event.token.clone().expect("a token")

@@ -5,11 +5,11 @@ use starfeed::proto::subscription_state::Kind;
 use starfeed::proto::{self, SubscribeOptions};
 use starfeed::summary::Summary;
 
+use crate::support::process::{ServerProcess, eventually};
+use crate::support::raw::{RawClient, set_login};
 use crate::support::told::{
     documents, lines, list, login, next, next_told, states, table, told, until, until_live, with_filter,
 };
-use crate::support::process::{ServerProcess, eventually};
-use crate::support::raw::{RawClient, set_login};
 
 /// The rows that `events` leave, as count and digest.
 fn summary(events: &[proto::Event]) -> Summary {

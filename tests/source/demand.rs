@@ -58,7 +58,8 @@ fn a_feed_is_kept_for_those_that_come_back_soon() {
         until(&mut client, "LIVE");
         client.request(unsubscribe(subscription));
     }
-    let feeds = setup.database.queries().iter().filter(|query| query.starts_with("[152,") && query.contains(TABLE)).count();
+    let feeds =
+        setup.database.queries().iter().filter(|query| query.starts_with("[152,") && query.contains(TABLE)).count();
     assert_eq!(feeds, 1, "the table was read once");
     assert_eq!(setup.open_feeds(), [TABLE]);
 }

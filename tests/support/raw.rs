@@ -281,6 +281,11 @@ impl RawClient {
         }
     }
 
+    /// Whether events came before the last response that were not looked at.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Asks, and expects success.
     pub(crate) fn request(&mut self, command: Command) -> Option<Body> {
         let request_id = self.ask(command);
