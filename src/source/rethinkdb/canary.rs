@@ -10,10 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Cursor};
-use super::error::ReqlError;
+use super::reql::{Connection, Cursor, ReqlError, Term};
 use super::rows::FeedRow;
-use super::term::Term;
 use crate::change::Key;
 use crate::metrics::Metrics;
 

@@ -12,12 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::attached::Attached;
-use super::error::{Refusal, ReqlError};
-use super::link::Link;
 use super::mirror::{Effect, Gone, Mirror};
-use super::response::Page;
+use super::reql::{Link, Page, Refusal, ReqlError, Term};
 use super::rows::FeedRow;
-use super::term::Term;
 use super::visibility::Visibility;
 use crate::backoff::{Backoff, Random};
 use crate::catalog::StoredTable;

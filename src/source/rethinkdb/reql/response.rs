@@ -13,18 +13,18 @@ use super::error::{Refusal, ReqlError};
 
 /// Rows of one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Page {
+pub struct Page {
     frame: Bytes,
 }
 
 impl Page {
     /// The bytes it holds.
-    pub(super) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.frame.len()
     }
 
     /// The rows, as they came.
-    pub(super) fn rows(&self) -> Result<Vec<&RawValue>, ReqlError> {
+    pub fn rows(&self) -> Result<Vec<&RawValue>, ReqlError> {
         #[derive(Deserialize)]
         struct Rows<'a> {
             #[serde(borrow)]
@@ -37,7 +37,7 @@ impl Page {
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Response {
+pub enum Response {
     /// Rows, and there are more for who asks.
     Partial(Page),
     /// Rows, or one value, and nothing follows.
@@ -56,30 +56,32 @@ const RUNTIME_ERROR: u32 = 18;
 /// Characters of an error of the database that are passed on.
 const ERROR_CHARACTERS_MAX: usize = 500;
 
-/// Reads the body of a frame.
-pub(super) fn decode(frame: Bytes) -> Result<Response, ReqlError> {
-    #[derive(Deserialize)]
-    struct Head {
-        t: u32,
-        e: Option<u32>,
-        #[serde(rename = "r")]
-        _rows: IgnoredAny,
-    }
-    #[derive(Deserialize)]
-    struct Texts<'a> {
-        #[serde(borrow, default)]
-        r: Vec<Cow<'a, str>>,
-    }
-    let head: Head = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
-    match head.t {
-        SUCCESS_PARTIAL => Ok(Response::Partial(Page { frame })),
-        SUCCESS_ATOM | SUCCESS_SEQUENCE => Ok(Response::Last(Page { frame })),
-        CLIENT_ERROR | COMPILE_ERROR | RUNTIME_ERROR => {
-            let texts: Texts<'_> = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
-            let text: String = texts.r.join(" ").chars().take(ERROR_CHARACTERS_MAX).collect();
-            Ok(Response::Error(ReqlError::Refused { kind: Refusal::of(head.e), text }))
+impl Response {
+    /// Reads the body of a frame.
+    pub fn decode(frame: Bytes) -> Result<Self, ReqlError> {
+        #[derive(Deserialize)]
+        struct Head {
+            t: u32,
+            e: Option<u32>,
+            #[serde(rename = "r")]
+            _rows: IgnoredAny,
         }
-        other => Err(ReqlError::Protocol(format!("an answer of the type {other}"))),
+        #[derive(Deserialize)]
+        struct Texts<'a> {
+            #[serde(borrow, default)]
+            r: Vec<Cow<'a, str>>,
+        }
+        let head: Head = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
+        match head.t {
+            SUCCESS_PARTIAL => Ok(Self::Partial(Page { frame })),
+            SUCCESS_ATOM | SUCCESS_SEQUENCE => Ok(Self::Last(Page { frame })),
+            CLIENT_ERROR | COMPILE_ERROR | RUNTIME_ERROR => {
+                let texts: Texts<'_> = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
+                let text: String = texts.r.join(" ").chars().take(ERROR_CHARACTERS_MAX).collect();
+                Ok(Self::Error(ReqlError::Refused { kind: Refusal::of(head.e), text }))
+            }
+            other => Err(ReqlError::Protocol(format!("an answer of the type {other}"))),
+        }
     }
 }
 
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     fn response(text: &str) -> Result<Response, ReqlError> {
-        decode(Bytes::copy_from_slice(text.as_bytes()))
+        Response::decode(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     #[test]
