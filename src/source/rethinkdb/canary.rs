@@ -11,7 +11,6 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::reql::{Connection, Cursor, ReqlError, Term};
-use super::rows::FeedRow;
 use crate::change::Key;
 use crate::metrics::Metrics;
 
@@ -21,10 +20,13 @@ pub(super) const TABLE: &str = "starfeed_canary";
 /// A canary is sent so often.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// All servers that share a database write the same row: nothing is left behind by those that are gone.
+const ROW_ID: &str = "canary";
+
 /// The canary of one server.
 pub(super) struct Canary {
-    /// The id of its row: another one for each server that shares the database.
-    pub(super) id: String,
+    /// Tells its canaries from those of other servers.
+    pub(super) server: String,
     /// One that does not come back for so long is dead.
     pub(super) silence: Duration,
     pub(super) metrics: Arc<Metrics>,
@@ -33,15 +35,16 @@ pub(super) struct Canary {
 impl Canary {
     /// Sends canaries until one does not come back; returns why. Never returns while all is well.
     pub(super) async fn watch(&self, connection: &Connection) -> ReqlError {
-        let row = Term::table(TABLE).get(&Key::text(&self.id));
+        let row = Term::table(TABLE).get(&Key::text(ROW_ID));
         let mut feed = connection.start(&row.later_changes());
         let mut number: u64 = 0;
         loop {
             number += 1;
             let sent_at = Instant::now();
             let trip = async {
-                connection.value(&Term::table(TABLE).put_softly(json!({"id": self.id, "number": number}))).await?;
-                back(&mut feed, number).await
+                let row = json!({"id": ROW_ID, "server": self.server, "number": number});
+                connection.value(&Term::table(TABLE).put_softly(row)).await?;
+                self.back(&mut feed, number).await
             };
             match tokio::time::timeout(self.silence, trip).await {
                 Ok(Ok(())) => {}
@@ -53,27 +56,32 @@ impl Canary {
             tokio::time::sleep_until(sent_at + INTERVAL).await;
         }
     }
-}
 
-/// Waits until the canary with this number, or a later one, comes.
-async fn back(feed: &mut Cursor, number: u64) -> Result<(), ReqlError> {
-    #[derive(Deserialize)]
-    struct Sent {
-        number: u64,
-    }
-    while let Some(page) = feed.next().await? {
-        for row in page.rows()? {
-            #[derive(Deserialize)]
-            struct Change {
-                new_val: Option<Sent>,
-            }
-            let change: Result<Change, _> = serde_json::from_str(row.get());
-            match change {
-                Ok(Change { new_val: Some(sent) }) if sent.number >= number => return Ok(()),
-                Ok(_) => {}
-                Err(_) => return Err(ReqlError::Protocol(format!("{:?} in the feed of a canary", FeedRow::read(row)))),
+    /// Waits until the canary with this number, or a later one, comes.
+    async fn back(&self, feed: &mut Cursor, number: u64) -> Result<(), ReqlError> {
+        while let Some(page) = feed.next().await? {
+            for row in page.rows()? {
+                let change: Change = serde_json::from_str(row.get())
+                    .map_err(|_| ReqlError::protocol("no change in the feed of a canary"))?;
+                if change.new_val.is_some_and(|sent| sent.server == self.server && sent.number >= number) {
+                    return Ok(());
+                }
             }
         }
+        Err(ReqlError::protocol("the feed of the canary has ended"))
     }
-    Err(ReqlError::protocol("the feed of the canary has ended"))
+}
+
+/// A change of the row of canaries.
+#[derive(Deserialize)]
+struct Change {
+    new_val: Option<Sent>,
+}
+
+/// Rows of others have other members, or none.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Sent {
+    server: String,
+    number: u64,
 }

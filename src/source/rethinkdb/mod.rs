@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use attached::Attached;
 use canary::Canary;
@@ -197,7 +198,7 @@ impl RethinkDb {
             link: feeds_link,
             attached,
             canary: Canary {
-                id: format!("{:032x}", parts.store.epoch().0),
+                server: Uuid::new_v4().to_string(),
                 silence: limits.silence,
                 metrics: Arc::clone(&parts.metrics),
             },

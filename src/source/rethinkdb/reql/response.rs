@@ -3,6 +3,7 @@
 //! Rows are not parsed here. A document may be nested deeper than a parser goes, and must not harm the others.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -11,10 +12,16 @@ use serde_json::value::RawValue;
 
 use super::error::{Refusal, ReqlError};
 
-/// Rows of one answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Rows of one answer. `Debug` shows their size only.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Page {
     frame: Bytes,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Page({} bytes)", self.frame.len())
+    }
 }
 
 impl Page {
