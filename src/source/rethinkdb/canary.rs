@@ -37,6 +37,13 @@ impl Canary {
     pub(super) async fn watch(&self, connection: &Connection) -> ReqlError {
         let row = Term::table(TABLE).get(&Key::text(ROW_ID));
         let mut feed = connection.start(&row.later_changes());
+        // What is written before is not brought.
+        let ready = until(&mut feed, |change| change.state.as_deref() == Some("ready"));
+        match tokio::time::timeout(self.silence, ready).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => return ReqlError::Silent,
+        }
         let mut number: u64 = 0;
         loop {
             number += 1;
@@ -44,7 +51,9 @@ impl Canary {
             let trip = async {
                 let row = json!({"id": ROW_ID, "server": self.server, "number": number});
                 connection.value(&Term::table(TABLE).put_softly(row)).await?;
-                self.back(&mut feed, number).await
+                // Or a later one.
+                let is_back = |sent: &Sent| sent.server == self.server && sent.number >= number;
+                until(&mut feed, |change| change.new_val.as_ref().is_some_and(is_back)).await
             };
             match tokio::time::timeout(self.silence, trip).await {
                 Ok(Ok(())) => {}
@@ -56,25 +65,26 @@ impl Canary {
             tokio::time::sleep_until(sent_at + INTERVAL).await;
         }
     }
+}
 
-    /// Waits until the canary with this number, or a later one, comes.
-    async fn back(&self, feed: &mut Cursor, number: u64) -> Result<(), ReqlError> {
-        while let Some(page) = feed.next().await? {
-            for row in page.rows()? {
-                let change: Change = serde_json::from_str(row.get())
-                    .map_err(|_| ReqlError::protocol("no change in the feed of a canary"))?;
-                if change.new_val.is_some_and(|sent| sent.server == self.server && sent.number >= number) {
-                    return Ok(());
-                }
+/// Waits until `is_it` of something that the feed says.
+async fn until(feed: &mut Cursor, is_it: impl Fn(&Change) -> bool) -> Result<(), ReqlError> {
+    while let Some(page) = feed.next().await? {
+        for row in page.rows()? {
+            let change: Change = serde_json::from_str(row.get())
+                .map_err(|_| ReqlError::protocol("no change in the feed of a canary"))?;
+            if is_it(&change) {
+                return Ok(());
             }
         }
-        Err(ReqlError::protocol("the feed of the canary has ended"))
     }
+    Err(ReqlError::protocol("the feed of the canary has ended"))
 }
 
 /// A change of the row of canaries.
 #[derive(Deserialize)]
 struct Change {
+    state: Option<String>,
     new_val: Option<Sent>,
 }
 

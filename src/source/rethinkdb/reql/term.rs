@@ -198,9 +198,9 @@ impl Term {
         with_options(term(number::CHANGES, vec![self]), options)
     }
 
-    /// The changes of one row, from now on.
+    /// The changes of one row, from the state `ready` on.
     pub fn later_changes(self) -> Self {
-        term(number::CHANGES, vec![self])
+        with_options(term(number::CHANGES, vec![self]), json!({"include_states": true}))
     }
 
     /// Makes one row what `becomes` says of [`Term::row`], in one atomic step; answers with the row before and after.
