@@ -55,7 +55,7 @@ pub(super) async fn run(args: ExportArgs) -> anyhow::Result<()> {
             written => written.context("the rows cannot be written")?,
         }
         rows += page.rows.len() as u64;
-        positions.add(page.position());
+        positions.add(page.position);
         if !matches!(output, Output::Terminal) {
             progress.show(|| format!("{}: {}", args.table, counted(rows, "row")));
         }
@@ -140,16 +140,28 @@ struct Positions {
     first: Option<u64>,
     last: Option<u64>,
     is_moved: bool,
+    /// Pages that have none: they come from a database.
+    unnumbered: u64,
 }
 
 impl Positions {
-    fn add(&mut self, position: u64) {
+    fn add(&mut self, position: Option<u64>) {
+        let Some(position) = position else {
+            self.unnumbered += 1;
+            return;
+        };
         self.first.get_or_insert(position);
         let before = self.last.replace(position);
         self.is_moved |= before.is_some_and(|before| before != position);
     }
 
     fn note(&self) -> Option<String> {
+        if self.unnumbered > 1 {
+            let pages = self.unnumbered;
+            return Some(format!(
+                "note: the table was read in {pages} parts: if it changed meanwhile, the rows are not of one moment"
+            ));
+        }
         let (first, last) = (self.first?, self.last?);
         self.is_moved.then(|| {
             format!(
@@ -255,7 +267,7 @@ mod tests {
     fn writes_between_pages_are_noted() {
         let note = |list: &[u64]| {
             let mut positions = Positions::default();
-            list.iter().for_each(|position| positions.add(*position));
+            list.iter().for_each(|position| positions.add(Some(*position)));
             positions.note()
         };
         assert_eq!(note(&[]), None);
@@ -265,6 +277,11 @@ mod tests {
                         be of one moment";
         assert_eq!(note(&[7, 8, 9]).as_deref(), Some(expected));
         assert!(note(&[7, 9, 7]).is_some());
+        let mut unnumbered = Positions::default();
+        unnumbered.add(None);
+        assert_eq!(unnumbered.note(), None);
+        unnumbered.add(None);
+        assert!(unnumbered.note().is_some_and(|note| note.contains("in 2 parts")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 
 pub use embedded::Embedded;
-use rethinkdb::ReqlError;
+use rethinkdb::reql::ReqlError;
 
 use crate::store::{Query, QueryResult, StoreError, Unit, UnitResult};
 

@@ -98,6 +98,7 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         socket,
         session,
         running: FuturesUnordered::new(),
+        unanswered: 0,
         wake,
         is_unflushed: false,
         waiting_pongs: 0,
@@ -123,6 +124,8 @@ struct Connection {
     socket: Socket,
     session: Session,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
+    /// What of it somebody waits for; the rest only holds other requests up.
+    unanswered: usize,
     wake: Arc<WakeTask>,
     /// Messages were gathered, and the socket has not taken all of them.
     is_unflushed: bool,
@@ -239,6 +242,7 @@ impl Connection {
     }
 
     fn begin(&mut self, work: Work) {
+        self.unanswered += 1;
         match work {
             Work::Write { ticket, unit } => {
                 let written = self.context.source.write(unit);
@@ -256,6 +260,7 @@ impl Connection {
     }
 
     fn finish(&mut self, done: Done) {
+        self.unanswered -= usize::from(!matches!(done, Done::Visible(_)));
         match done {
             Done::Written(ticket, Written { result, visible }) => {
                 if let Some(visible) = visible {
@@ -320,7 +325,9 @@ impl Connection {
 
     /// Answers what was begun, so that a client knows of each write that stays; what only waits is not begun any more.
     async fn answer_what_was_begun(&mut self) -> Result<(), WsError> {
-        while let Some(done) = self.running.next().await {
+        while self.unanswered > 0
+            && let Some(done) = self.running.next().await
+        {
             self.finish(done);
         }
         self.socket.flush().await?;

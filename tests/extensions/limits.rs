@@ -74,13 +74,16 @@ fn a_table_that_is_not_there_is_refused_with_those_that_are() {
     let server = ServerProcess::in_memory(&[]);
     let mut client = RawClient::connect(&server.address);
     let text = client.refusal(table("polices", documents()));
-    assert_eq!(text, "there is no table \"polices\" here; the tables are policy, schedule, domain_login");
+    assert_eq!(
+        text,
+        "there is no table \"polices\" here; the tables are policy, schedule, domain_login, captcha_solver, rate_limit, job"
+    );
     for name in ["", "a/b", "policy ", "..", &"x".repeat(65)] {
         let text = client.refusal(table(name, documents()));
         assert!(text.starts_with("invalid_name: "), "{name}: {text}");
     }
     // One that is there and has no rows is subscribed to.
-    for name in ["policy", "schedule", "domain_login"] {
+    for name in ["policy", "schedule", "domain_login", "captcha_solver", "rate_limit", "job"] {
         client.subscribe(table(name, states()));
         assert_eq!(next_told(&mut client, 3), ["INITIALIZING", "READY", "LIVE"]);
     }

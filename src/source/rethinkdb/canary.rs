@@ -10,10 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Cursor};
-use super::error::ReqlError;
-use super::rows::FeedRow;
-use super::term::Term;
+use super::reql::{Connection, Cursor, ReqlError, Term};
 use crate::change::Key;
 use crate::metrics::Metrics;
 
@@ -23,10 +20,13 @@ pub(super) const TABLE: &str = "starfeed_canary";
 /// A canary is sent so often.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// All servers that share a database write the same row: nothing is left behind by those that are gone.
+const ROW_ID: &str = "canary";
+
 /// The canary of one server.
 pub(super) struct Canary {
-    /// The id of its row: another one for each server that shares the database.
-    pub(super) id: String,
+    /// Tells its canaries from those of other servers.
+    pub(super) server: String,
     /// One that does not come back for so long is dead.
     pub(super) silence: Duration,
     pub(super) metrics: Arc<Metrics>,
@@ -35,15 +35,25 @@ pub(super) struct Canary {
 impl Canary {
     /// Sends canaries until one does not come back; returns why. Never returns while all is well.
     pub(super) async fn watch(&self, connection: &Connection) -> ReqlError {
-        let row = Term::table(TABLE).get(&Key::text(&self.id));
+        let row = Term::table(TABLE).get(&Key::text(ROW_ID));
         let mut feed = connection.start(&row.later_changes());
+        // What is written before is not brought.
+        let ready = until(&mut feed, |change| change.state.as_deref() == Some("ready"));
+        match tokio::time::timeout(self.silence, ready).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => return ReqlError::Silent,
+        }
         let mut number: u64 = 0;
         loop {
             number += 1;
             let sent_at = Instant::now();
             let trip = async {
-                connection.value(&Term::table(TABLE).put_softly(json!({"id": self.id, "number": number}))).await?;
-                back(&mut feed, number).await
+                let row = json!({"id": ROW_ID, "server": self.server, "number": number});
+                connection.value(&Term::table(TABLE).put_softly(row)).await?;
+                // Or a later one.
+                let is_back = |sent: &Sent| sent.server == self.server && sent.number >= number;
+                until(&mut feed, |change| change.new_val.as_ref().is_some_and(is_back)).await
             };
             match tokio::time::timeout(self.silence, trip).await {
                 Ok(Ok(())) => {}
@@ -57,25 +67,31 @@ impl Canary {
     }
 }
 
-/// Waits until the canary with this number, or a later one, comes.
-async fn back(feed: &mut Cursor, number: u64) -> Result<(), ReqlError> {
-    #[derive(Deserialize)]
-    struct Sent {
-        number: u64,
-    }
+/// Waits until `is_it` of something that the feed says.
+async fn until(feed: &mut Cursor, is_it: impl Fn(&Change) -> bool) -> Result<(), ReqlError> {
     while let Some(page) = feed.next().await? {
         for row in page.rows()? {
-            #[derive(Deserialize)]
-            struct Change {
-                new_val: Option<Sent>,
-            }
-            let change: Result<Change, _> = serde_json::from_str(row.get());
-            match change {
-                Ok(Change { new_val: Some(sent) }) if sent.number >= number => return Ok(()),
-                Ok(_) => {}
-                Err(_) => return Err(ReqlError::Protocol(format!("{:?} in the feed of a canary", FeedRow::read(row)))),
+            let change: Change = serde_json::from_str(row.get())
+                .map_err(|_| ReqlError::protocol("no change in the feed of a canary"))?;
+            if is_it(&change) {
+                return Ok(());
             }
         }
     }
     Err(ReqlError::protocol("the feed of the canary has ended"))
+}
+
+/// A change of the row of canaries.
+#[derive(Deserialize)]
+struct Change {
+    state: Option<String>,
+    new_val: Option<Sent>,
+}
+
+/// Rows of others have other members, or none.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Sent {
+    server: String,
+    number: u64,
 }

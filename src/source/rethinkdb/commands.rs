@@ -5,10 +5,8 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::connection::Connection;
-use super::error::{Refusal, ReqlError};
+use super::reql::{Connection, Refusal, ReqlError, Term};
 use super::rows;
-use super::term::Term;
 use super::visibility::Became;
 use crate::catalog::{StoredTable, stored_table};
 use crate::change::{Document, Key, Row, Seq, Table};

@@ -12,12 +12,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::attached::Attached;
-use super::error::{Refusal, ReqlError};
-use super::link::Link;
 use super::mirror::{Effect, Gone, Mirror};
-use super::response::Page;
+use super::reql::{Link, Page, Refusal, ReqlError, Term};
 use super::rows::FeedRow;
-use super::term::Term;
 use super::visibility::Visibility;
 use crate::backoff::{Backoff, Random};
 use crate::catalog::StoredTable;
@@ -163,6 +160,7 @@ impl Follow {
         let following = Following::new(self);
         let query = Term::table(self.stored.name).without(self.stored.omitted).changes(self.queue_rows);
         let mut cursor = connection.start(&query);
+        self.until_written().await?;
         let is_empty = self.read(|snapshot, table| Ok(snapshot.count(table)? == 0)).await?;
         let mut copy =
             Copy { follow: self, mirror: Mirror::new(self.stored, is_empty), commits: FuturesOrdered::new() };
@@ -190,6 +188,12 @@ impl Follow {
         } else {
             tracing::debug!(table = %self.table, ms, "the table is followed");
         }
+    }
+
+    /// Waits until what an earlier feed has handed in is on disk: it must not come behind what is read next.
+    async fn until_written(&self) -> Result<(), StoreError> {
+        let written = self.writer.submit(Unit::new())?;
+        written.await.unwrap_or(Err(StoreError::Stopped)).map(drop)
     }
 
     /// Reads the store.

@@ -4,22 +4,14 @@
 //! something happens to its table. So each table has one feed, without a filter, however many subscribe; after any doubt the table
 //! is read again, and only what really differs from the copy becomes a change ([`Mirror`]).
 
-mod address;
 mod attached;
 mod canary;
 mod commands;
-mod connection;
-mod error;
 mod follow;
-mod frame;
-mod handshake;
-mod link;
 mod mirror;
-mod response;
+pub mod reql;
 mod rows;
 mod schema;
-mod scram;
-mod term;
 mod visibility;
 
 use std::collections::HashMap;
@@ -33,18 +25,15 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-pub use address::Address;
 use attached::Attached;
 use canary::Canary;
-use connection::ConnectionLimits;
-pub use error::{Refusal, ReqlError};
 use follow::Follow;
-use link::{Link, LinkOptions};
 pub use mirror::{Effect, Gone, Mirror};
+use reql::{Address, Connection, ConnectionLimits, Link, LinkOptions, Password, ReqlError};
 pub use rows::FeedRow;
 pub use schema::SchemaError;
-pub use scram::Password;
 use visibility::Visibility;
 
 use super::progress::{self, Origin, Progress};
@@ -211,7 +200,7 @@ impl RethinkDb {
             link: feeds_link,
             attached,
             canary: Canary {
-                id: format!("{:032x}", parts.store.epoch().0),
+                server: Uuid::new_v4().to_string(),
                 silence: limits.silence,
                 metrics: Arc::clone(&parts.metrics),
             },
@@ -237,7 +226,7 @@ impl Parts {
 fn link_options(options: RethinkDbOptions) -> Result<Arc<LinkOptions>, StartError> {
     let RethinkDbOptions { address, password, ca_file, limits } = options;
     let tls = match (address.is_tls, ca_file) {
-        (true, Some(file)) => Some(link::tls(&file).map_err(StartError::Options)?),
+        (true, Some(file)) => Some(reql::tls(&file).map_err(StartError::Options)?),
         (true, None) => {
             let text = "an encrypted source needs source_ca_file: a file with the certificate that signed the one of the database";
             return Err(StartError::Options(text.to_owned()));
@@ -352,7 +341,7 @@ impl Watch {
         }
     }
 
-    fn give_up(&self, connection: &connection::Connection, error: &ReqlError) {
+    fn give_up(&self, connection: &Connection, error: &ReqlError) {
         match error {
             // The table of canaries is gone, or may not be written: nothing is known of the others.
             ReqlError::Refused { .. } => tracing::warn!(%error, "the canary cannot be sent"),

@@ -1,6 +1,7 @@
 //! Rows of the database as this server keeps them, without I/O.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -63,8 +64,7 @@ fn key_of(value: &Value) -> Option<Key> {
     }
 }
 
-/// What a changefeed says.
-#[derive(Debug)]
+/// What a changefeed says. `Debug` shows no row.
 pub enum FeedRow<'a> {
     /// The rows that are there follow.
     Initializing,
@@ -80,6 +80,20 @@ pub enum FeedRow<'a> {
     Removed(&'a RawValue),
     /// Something that is no change: some are missing now.
     Error(String),
+}
+
+impl fmt::Debug for FeedRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Initializing => f.write_str("Initializing"),
+            Self::Ready => f.write_str("Ready"),
+            Self::Initial(_) => f.write_str("Initial(..)"),
+            Self::Uninitial(_) => f.write_str("Uninitial(..)"),
+            Self::Written(_) => f.write_str("Written(..)"),
+            Self::Removed(_) => f.write_str("Removed(..)"),
+            Self::Error(text) => write!(f, "Error({text})"),
+        }
+    }
 }
 
 impl<'a> FeedRow<'a> {

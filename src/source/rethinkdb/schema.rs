@@ -3,9 +3,7 @@
 use serde::Deserialize;
 
 use super::canary;
-use super::connection::Connection;
-use super::error::{Refusal, ReqlError};
-use super::term::Term;
+use super::reql::{Connection, Refusal, ReqlError, Term};
 use crate::catalog::{Role, StoredTable, stored_tables};
 
 /// What the database says of a table.

@@ -28,16 +28,25 @@ use super::scram::Password;
 use crate::task;
 
 /// What it takes to connect.
-pub(super) struct LinkOptions {
-    pub(super) address: Address,
-    pub(super) password: Password,
+pub struct LinkOptions {
+    /// Where to.
+    pub address: Address,
+    /// Of the user.
+    pub password: Password,
     /// Set for an encrypted connection.
-    pub(super) tls: Option<TlsConnector>,
-    pub(super) limits: ConnectionLimits,
+    pub tls: Option<TlsConnector>,
+    /// Bounds of the connections.
+    pub limits: ConnectionLimits,
+}
+
+impl fmt::Debug for LinkOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkOptions({})", self.address)
+    }
 }
 
 /// One connection at a time, made anew when it has ended and somebody needs it.
-pub(super) struct Link {
+pub struct Link {
     options: Arc<LinkOptions>,
     tracker: TaskTracker,
     state: Mutex<LinkState>,
@@ -55,12 +64,12 @@ const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 
 impl Link {
     /// A way to the database of `options`; `tracker` has the tasks of its connections.
-    pub(super) fn new(options: Arc<LinkOptions>, tracker: TaskTracker) -> Arc<Self> {
+    pub fn new(options: Arc<LinkOptions>, tracker: TaskTracker) -> Arc<Self> {
         Arc::new(Self { options, tracker, state: Mutex::default() })
     }
 
     /// The connection; a new one if there is none that is of use.
-    pub(super) async fn connection(&self) -> Result<Connection, ReqlError> {
+    pub async fn connection(&self) -> Result<Connection, ReqlError> {
         let mut state = self.state.lock().await;
         if let Some(connection) = state.connection.as_ref().filter(|connection| !connection.has_ended()) {
             return Ok(connection.clone());
@@ -156,7 +165,7 @@ fn keep_alive(stream: &TcpStream, silence: Duration) {
 }
 
 /// What encrypts a connection to a server whose certificate one of the authorities in `ca_file` has signed.
-pub(super) fn tls(ca_file: &Path) -> Result<TlsConnector, String> {
+pub fn tls(ca_file: &Path) -> Result<TlsConnector, String> {
     let path = ca_file.display();
     let certificates =
         CertificateDer::pem_file_iter(ca_file).map_err(|error| format!("source_ca_file {path}: {error}"))?;

@@ -1,14 +1,22 @@
 //! Queries as the database reads them: JSON arrays of a number, arguments and named arguments.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 
 use crate::change::{Document, Key, KeyValue};
 
-/// A part of a query.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Term(Value);
+/// A part of a query. `Debug` does not show it: it may hold a row.
+#[derive(Clone, PartialEq)]
+pub struct Term(Value);
+
+impl fmt::Debug for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Term(..)")
+    }
+}
 
 /// The numbers of `ql2.proto`.
 mod number {
@@ -59,7 +67,7 @@ fn with_options(Term(mut value): Term, options: Value) -> Term {
 
 impl Term {
     /// A value as it is.
-    pub(super) fn datum(value: Value) -> Self {
+    pub fn datum(value: Value) -> Self {
         match value {
             // A list would be read as a term.
             Value::Array(elements) => term(number::MAKE_ARRAY, elements.into_iter().map(Self::datum).collect()),
@@ -72,12 +80,12 @@ impl Term {
     }
 
     /// A document.
-    pub(super) fn document(document: &Document) -> Self {
+    pub fn document(document: &Document) -> Self {
         Self::datum(Value::Object(document.members().unwrap_or_default()))
     }
 
     /// A primary key.
-    pub(super) fn key(key: &Key) -> Self {
+    pub fn key(key: &Key) -> Self {
         Self(match key.value() {
             KeyValue::Text(text) => text.into(),
             KeyValue::Number(number) => number.into(),
@@ -86,38 +94,38 @@ impl Term {
     }
 
     /// A database.
-    pub(super) fn database(name: &str) -> Self {
+    pub fn database(name: &str) -> Self {
         term(number::DB, vec![Self(name.into())])
     }
 
     /// The names of all databases.
-    pub(super) fn database_names() -> Self {
+    pub fn database_names() -> Self {
         term(number::DB_LIST, Vec::new())
     }
 
     /// Makes a database.
-    pub(super) fn create_database(name: &str) -> Self {
+    pub fn create_database(name: &str) -> Self {
         term(number::DB_CREATE, vec![Self(name.into())])
     }
 
     /// A table of the connection's database.
-    pub(super) fn table(name: &str) -> Self {
+    pub fn table(name: &str) -> Self {
         term(number::TABLE, vec![Self(name.into())])
     }
 
     /// The names of the tables of a database.
-    pub(super) fn table_names(self) -> Self {
+    pub fn table_names(self) -> Self {
         term(number::TABLE_LIST, vec![self])
     }
 
     /// Makes a table in a database.
-    pub(super) fn create_table(self, name: &str, primary_key: &str) -> Self {
+    pub fn create_table(self, name: &str, primary_key: &str) -> Self {
         let created = term(number::TABLE_CREATE, vec![self, Self(name.into())]);
         with_options(created, json!({"primary_key": primary_key}))
     }
 
     /// Makes an index of a table: over one member by its own name, or over several.
-    pub(super) fn create_index(self, name: &str, members: &[&str]) -> Self {
+    pub fn create_index(self, name: &str, members: &[&str]) -> Self {
         let mut args = vec![self, Self(name.into())];
         if *members != [name] {
             let members = members.iter().map(|member| Self::row().member(member)).collect();
@@ -127,50 +135,50 @@ impl Term {
     }
 
     /// Waits until the indexes of a table can be used.
-    pub(super) fn wait_for_indexes(self) -> Self {
+    pub fn wait_for_indexes(self) -> Self {
         term(number::INDEX_WAIT, vec![self])
     }
 
     /// What the database knows of a table.
-    pub(super) fn info(self) -> Self {
+    pub fn info(self) -> Self {
         term(number::INFO, vec![self])
     }
 
     /// One row.
-    pub(super) fn get(self, key: &Key) -> Self {
+    pub fn get(self, key: &Key) -> Self {
         term(number::GET, vec![self, Self::key(key)])
     }
 
     /// The rows of a table whose primary key follows `key`.
-    pub(super) fn after(self, key: &Key) -> Self {
+    pub fn after(self, key: &Key) -> Self {
         let between = term(number::BETWEEN, vec![self, Self::key(key), term(number::MAXVAL, Vec::new())]);
         with_options(between, json!({"left_bound": "open"}))
     }
 
     /// How many.
-    pub(super) fn count(self) -> Self {
+    pub fn count(self) -> Self {
         term(number::COUNT, vec![self])
     }
 
     /// In the order of an index; rows that are not in it are left out.
-    pub(super) fn order_by_index(self, index: &str) -> Self {
+    pub fn order_by_index(self, index: &str) -> Self {
         with_options(term(number::ORDER_BY, vec![self]), json!({"index": index}))
     }
 
     /// The rows of a table whose `member` is missing or null.
-    pub(super) fn without_value(self, member: &str) -> Self {
+    pub fn without_value(self, member: &str) -> Self {
         let has = term(number::HAS_FIELDS, vec![Self::row(), Self(member.into())]);
         term(number::FILTER, vec![self, function(term(number::NOT, vec![has]))])
     }
 
     /// A part of a sequence.
-    pub(super) fn page(self, offset: usize, limit: usize) -> Self {
+    pub fn page(self, offset: usize, limit: usize) -> Self {
         let skipped = if offset == 0 { self } else { term(number::SKIP, vec![self, Self(offset.into())]) };
         term(number::LIMIT, vec![skipped, Self(limit.into())])
     }
 
     /// Rows without some of their members.
-    pub(super) fn without(self, members: &[&str]) -> Self {
+    pub fn without(self, members: &[&str]) -> Self {
         if members.is_empty() {
             return self;
         }
@@ -179,7 +187,7 @@ impl Term {
     }
 
     /// The changefeed of a table, with the rows that are there first.
-    pub(super) fn changes(self, queue_rows: u64) -> Self {
+    pub fn changes(self, queue_rows: u64) -> Self {
         let options = json!({
             "changefeed_queue_size": queue_rows,
             "include_initial": true,
@@ -190,52 +198,52 @@ impl Term {
         with_options(term(number::CHANGES, vec![self]), options)
     }
 
-    /// The changes of one row, from now on.
-    pub(super) fn later_changes(self) -> Self {
-        term(number::CHANGES, vec![self])
+    /// The changes of one row, from the state `ready` on.
+    pub fn later_changes(self) -> Self {
+        with_options(term(number::CHANGES, vec![self]), json!({"include_states": true}))
     }
 
     /// Makes one row what `becomes` says of [`Term::row`], in one atomic step; answers with the row before and after.
-    pub(super) fn replace(self, becomes: Self) -> Self {
+    pub fn replace(self, becomes: Self) -> Self {
         let replaced = term(number::REPLACE, vec![self, function(becomes)]);
         with_options(replaced, json!({"durability": "hard", "return_changes": "always"}))
     }
 
     /// Writes rows over those with their keys; answers with each row before and after.
-    pub(super) fn put_all(self, documents: Vec<Self>) -> Self {
+    pub fn put_all(self, documents: Vec<Self>) -> Self {
         let inserted = term(number::INSERT, vec![self, term(number::MAKE_ARRAY, documents)]);
         with_options(inserted, json!({"conflict": "replace", "durability": "hard", "return_changes": "always"}))
     }
 
     /// Writes a row over the one with its key; a crash of the database may lose it.
-    pub(super) fn put_softly(self, document: Value) -> Self {
+    pub fn put_softly(self, document: Value) -> Self {
         let inserted = term(number::INSERT, vec![self, Self::datum(document)]);
         with_options(inserted, json!({"conflict": "replace", "durability": "soft"}))
     }
 
     /// The row that a function is given.
-    pub(super) fn row() -> Self {
+    pub fn row() -> Self {
         term(number::VAR, vec![Self(ROW.into())])
     }
 
     /// The row with the members of `patch` written over it: objects deeply, everything else replaced.
-    pub(super) fn merged_row(patch: Self) -> Self {
+    pub fn merged_row(patch: Self) -> Self {
         term(number::MERGE, vec![Self::row(), patch])
     }
 
     /// `missing` where there is no row, `present` where there is one.
-    pub(super) fn by_presence(missing: Self, present: Self) -> Self {
+    pub fn by_presence(missing: Self, present: Self) -> Self {
         let is_missing = term(number::EQ, vec![Self::row(), Self(Value::Null)]);
         term(number::BRANCH, vec![is_missing, missing, present])
     }
 
     /// Fails with a text.
-    pub(super) fn error(text: &str) -> Self {
+    pub fn error(text: &str) -> Self {
         term(number::ERROR, vec![Self(text.into())])
     }
 
     /// Nothing: what a row becomes that is deleted.
-    pub(super) fn nothing() -> Self {
+    pub fn nothing() -> Self {
         Self(Value::Null)
     }
 
@@ -244,7 +252,7 @@ impl Term {
     }
 
     /// The query that starts it, on the tables of `database`.
-    pub(super) fn start(&self, database: &str) -> Vec<u8> {
+    pub fn start(&self, database: &str) -> Vec<u8> {
         const START: u32 = 1;
         let mut globals = Map::new();
         globals.insert("db".to_owned(), Self::database(database).0);

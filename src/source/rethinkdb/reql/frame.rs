@@ -6,13 +6,13 @@ use super::error::ReqlError;
 
 /// Names a query on its connection; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Token(pub(super) u64);
+pub struct Token(pub(super) u64);
 
 /// A token of eight bytes and a length of four, least significant byte first.
 const HEADER_BYTES: usize = 12;
 
 /// Puts a frame behind `out`.
-pub(super) fn encode(token: Token, json: &[u8], out: &mut BytesMut) {
+pub fn encode(token: Token, json: &[u8], out: &mut BytesMut) {
     let length = u32::try_from(json.len()).expect("queries are bounded far below 4 GiB");
     out.reserve(HEADER_BYTES + json.len());
     out.put_u64_le(token.0);
@@ -21,7 +21,7 @@ pub(super) fn encode(token: Token, json: &[u8], out: &mut BytesMut) {
 }
 
 /// Takes the next frame out of `received`, if it is whole. Memory is taken for what has come, never for a length that was said.
-pub(super) fn decode(received: &mut BytesMut, bytes_max: usize) -> Result<Option<(Token, Bytes)>, ReqlError> {
+pub fn decode(received: &mut BytesMut, bytes_max: usize) -> Result<Option<(Token, Bytes)>, ReqlError> {
     let Some(mut header) = received.get(..HEADER_BYTES) else {
         return Ok(None);
     };

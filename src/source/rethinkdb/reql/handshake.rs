@@ -1,5 +1,7 @@
 //! The handshake V1_0 of a connection, without I/O: bytes in, bytes out, however they are cut into pieces.
 
+use std::fmt;
+
 use bytes::{Buf, BytesMut};
 use serde::Deserialize;
 use serde_json::json;
@@ -18,7 +20,7 @@ const LOGIN_ERROR_FIRST: u32 = 10;
 const LOGIN_ERROR_LAST: u32 = 20;
 
 /// One handshake.
-pub(super) struct Handshake {
+pub struct Handshake {
     state: State,
 }
 
@@ -32,7 +34,7 @@ enum State {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Wait for more bytes.
     Wait,
     /// Send this.
@@ -51,15 +53,21 @@ struct Message {
     error_code: Option<u32>,
 }
 
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handshake")
+    }
+}
+
 impl Handshake {
     /// Begins one; returns what to send. `nonce` is printable ASCII without commas, and never the same twice.
-    pub(super) fn begin(user: &str, password: &Password, nonce: &str) -> Result<(Self, Vec<u8>), ReqlError> {
+    pub fn begin(user: &str, password: &Password, nonce: &str) -> Result<(Self, Vec<u8>), ReqlError> {
         let scram = Scram::new(user, password, nonce).map_err(ReqlError::Login)?;
         Ok((Self { state: State::Version(scram) }, MAGIC.to_vec()))
     }
 
     /// Takes the next message out of `received`, if it is whole.
-    pub(super) fn step(&mut self, received: &mut BytesMut) -> Result<Step, ReqlError> {
+    pub fn step(&mut self, received: &mut BytesMut) -> Result<Step, ReqlError> {
         let Some(end) = memchr::memchr(0, received) else {
             if received.len() > MESSAGE_BYTES_MAX {
                 return Err(ReqlError::protocol("a message of the handshake has no end"));

@@ -3,6 +3,7 @@
 //! Rows are not parsed here. A document may be nested deeper than a parser goes, and must not harm the others.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -11,20 +12,26 @@ use serde_json::value::RawValue;
 
 use super::error::{Refusal, ReqlError};
 
-/// Rows of one answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Page {
+/// Rows of one answer. `Debug` shows their size only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Page {
     frame: Bytes,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Page({} bytes)", self.frame.len())
+    }
 }
 
 impl Page {
     /// The bytes it holds.
-    pub(super) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.frame.len()
     }
 
     /// The rows, as they came.
-    pub(super) fn rows(&self) -> Result<Vec<&RawValue>, ReqlError> {
+    pub fn rows(&self) -> Result<Vec<&RawValue>, ReqlError> {
         #[derive(Deserialize)]
         struct Rows<'a> {
             #[serde(borrow)]
@@ -37,7 +44,7 @@ impl Page {
 
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Response {
+pub enum Response {
     /// Rows, and there are more for who asks.
     Partial(Page),
     /// Rows, or one value, and nothing follows.
@@ -56,30 +63,32 @@ const RUNTIME_ERROR: u32 = 18;
 /// Characters of an error of the database that are passed on.
 const ERROR_CHARACTERS_MAX: usize = 500;
 
-/// Reads the body of a frame.
-pub(super) fn decode(frame: Bytes) -> Result<Response, ReqlError> {
-    #[derive(Deserialize)]
-    struct Head {
-        t: u32,
-        e: Option<u32>,
-        #[serde(rename = "r")]
-        _rows: IgnoredAny,
-    }
-    #[derive(Deserialize)]
-    struct Texts<'a> {
-        #[serde(borrow, default)]
-        r: Vec<Cow<'a, str>>,
-    }
-    let head: Head = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
-    match head.t {
-        SUCCESS_PARTIAL => Ok(Response::Partial(Page { frame })),
-        SUCCESS_ATOM | SUCCESS_SEQUENCE => Ok(Response::Last(Page { frame })),
-        CLIENT_ERROR | COMPILE_ERROR | RUNTIME_ERROR => {
-            let texts: Texts<'_> = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
-            let text: String = texts.r.join(" ").chars().take(ERROR_CHARACTERS_MAX).collect();
-            Ok(Response::Error(ReqlError::Refused { kind: Refusal::of(head.e), text }))
+impl Response {
+    /// Reads the body of a frame.
+    pub fn decode(frame: Bytes) -> Result<Self, ReqlError> {
+        #[derive(Deserialize)]
+        struct Head {
+            t: u32,
+            e: Option<u32>,
+            #[serde(rename = "r")]
+            _rows: IgnoredAny,
         }
-        other => Err(ReqlError::Protocol(format!("an answer of the type {other}"))),
+        #[derive(Deserialize)]
+        struct Texts<'a> {
+            #[serde(borrow, default)]
+            r: Vec<Cow<'a, str>>,
+        }
+        let head: Head = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
+        match head.t {
+            SUCCESS_PARTIAL => Ok(Self::Partial(Page { frame })),
+            SUCCESS_ATOM | SUCCESS_SEQUENCE => Ok(Self::Last(Page { frame })),
+            CLIENT_ERROR | COMPILE_ERROR | RUNTIME_ERROR => {
+                let texts: Texts<'_> = serde_json::from_slice(&frame).map_err(|error| not_json(&error))?;
+                let text: String = texts.r.join(" ").chars().take(ERROR_CHARACTERS_MAX).collect();
+                Ok(Self::Error(ReqlError::Refused { kind: Refusal::of(head.e), text }))
+            }
+            other => Err(ReqlError::Protocol(format!("an answer of the type {other}"))),
+        }
     }
 }
 
@@ -93,7 +102,7 @@ mod tests {
     use super::*;
 
     fn response(text: &str) -> Result<Response, ReqlError> {
-        decode(Bytes::copy_from_slice(text.as_bytes()))
+        Response::decode(Bytes::copy_from_slice(text.as_bytes()))
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Refusal {
 
 impl ReqlError {
     /// An answer was not understood.
-    pub(super) fn protocol(what: impl Into<String>) -> Self {
+    pub(crate) fn protocol(what: impl Into<String>) -> Self {
         Self::Protocol(what.into())
     }
 

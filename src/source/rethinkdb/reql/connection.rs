@@ -17,23 +17,23 @@ use tokio::time::Instant;
 
 use super::error::ReqlError;
 use super::frame::{self, Token};
-use super::response::{self, Page, Response};
+use super::response::{Page, Response};
 use super::term::{self, Term};
 use crate::store::PageBudget;
 
 /// Bounds of connections.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConnectionLimits {
+pub struct ConnectionLimits {
     /// How long a connection may take until its handshake is over.
-    pub(super) connect: Duration,
+    pub connect: Duration,
     /// How long one query may take.
-    pub(super) query: Duration,
+    pub query: Duration,
     /// Nothing heard for so long, the connection is given up.
-    pub(super) silence: Duration,
+    pub silence: Duration,
     /// Bytes of rows that are asked for before somebody takes them, for each query.
-    pub(super) lookahead_bytes: usize,
+    pub lookahead_bytes: usize,
     /// Bytes of one answer.
-    pub(super) frame_bytes: usize,
+    pub frame_bytes: usize,
 }
 
 /// After so much of the silence that is allowed, the database is asked for a sign of life.
@@ -46,7 +46,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// A connection; clones are handles to the same one.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub struct Connection {
     handle: Arc<Handle>,
 }
 
@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// Starts a query.
-    pub(super) fn start(&self, query: &Term) -> Cursor {
+    pub fn start(&self, query: &Term) -> Cursor {
         let shared = &self.handle.shared;
         let mut state = shared.lock();
         state.last_token += 1;
@@ -152,7 +152,7 @@ impl Connection {
     }
 
     /// The one value that is the answer to a query.
-    pub(super) async fn value(&self, query: &Term) -> Result<Box<RawValue>, ReqlError> {
+    pub async fn value(&self, query: &Term) -> Result<Box<RawValue>, ReqlError> {
         let mut cursor = self.start(query);
         let page = self.in_time(cursor.next()).await?;
         let page = page.ok_or_else(|| ReqlError::protocol("an answer without a value"))?;
@@ -164,7 +164,7 @@ impl Connection {
     }
 
     /// All rows that a query answers with; at most `bytes_max` of them, unless it is one.
-    pub(super) async fn rows(&self, query: &Term, bytes_max: usize) -> Result<Vec<Box<RawValue>>, ReqlError> {
+    pub async fn rows(&self, query: &Term, bytes_max: usize) -> Result<Vec<Box<RawValue>>, ReqlError> {
         let mut cursor = self.start(query);
         let mut rows = Vec::new();
         let mut bytes = 0;
@@ -181,7 +181,7 @@ impl Connection {
     }
 
     /// The first rows that a query answers with, as many as `budget` allows and one at least; and whether those were all.
-    pub(super) async fn first_rows(
+    pub async fn first_rows(
         &self,
         query: &Term,
         mut budget: PageBudget,
@@ -207,17 +207,17 @@ impl Connection {
     }
 
     /// Gives the connection up: whoever waits for it is told `reason`.
-    pub(super) fn give_up(&self, reason: &ReqlError) {
+    pub fn give_up(&self, reason: &ReqlError) {
         self.handle.shared.end(reason);
     }
 
     /// Whether it is of no more use.
-    pub(super) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.handle.shared.lock().end.is_some()
     }
 
     /// Waits until it is of no more use.
-    pub(super) async fn ended(&self) {
+    pub async fn ended(&self) {
         let ended = self.handle.shared.ended.notified();
         tokio::pin!(ended);
         ended.as_mut().enable();
@@ -235,14 +235,14 @@ impl fmt::Debug for Connection {
 
 /// The rows of one query, page by page. Dropping it ends the query.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub struct Cursor {
     token: Token,
     connection: Connection,
 }
 
 impl Cursor {
     /// The next rows; `None` at the end. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Page>, ReqlError> {
+    pub async fn next(&mut self) -> Result<Option<Page>, ReqlError> {
         let shared = &self.connection.handle.shared;
         std::future::poll_fn(|context| {
             let mut state = shared.lock();
@@ -432,7 +432,7 @@ impl Task {
 
     fn deliver_what_came(&mut self) -> Result<(), ReqlError> {
         while let Some((token, body)) = frame::decode(&mut self.received, self.shared.limits.frame_bytes)? {
-            self.shared.deliver(token, response::decode(body)?)?;
+            self.shared.deliver(token, Response::decode(body)?)?;
         }
         Ok(())
     }
