@@ -30,7 +30,7 @@ use uuid::Uuid;
 use attached::Attached;
 use canary::Canary;
 use follow::Follow;
-pub use mirror::{Effect, Gone, Mirror};
+pub use mirror::{CopyState, Effect, Gone, Mirror};
 use reql::{Address, Connection, ConnectionLimits, Link, LinkOptions, Password, ReqlError};
 pub use rows::FeedRow;
 pub use schema::SchemaError;
