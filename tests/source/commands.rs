@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use starfeed::proto::{self, request::Command, response::Body};
 
 use super::reader::{PlainReader, Reader};
@@ -10,7 +10,7 @@ use super::setup::{Setup, TABLE, everything, options};
 use crate::support::process::{ServerProcess, eventually};
 use crate::support::raw::{RawClient, delete_login, set_login, subscribe_logins, unsubscribe};
 use crate::support::reql::Options;
-use crate::support::reql::fault::{Ending, Faults};
+use crate::support::reql::fault::{Aim, Ending, Faults, Spoil};
 use crate::support::told::{told, until};
 
 const FEED_DELAY: Duration = Duration::from_millis(300);
@@ -183,6 +183,20 @@ fn a_write_behind_one_that_fails_is_done_all_the_same() {
     assert_eq!(setup.database.row(TABLE, "a.example").expect("a row")["login_url"], "2");
 }
 
+fn row(at: usize) -> Value {
+    json!({"domain": format!("row{at:03}.example"), "login_url": "1", "login_test": null, "users": []})
+}
+
+/// Writes so many rows at once.
+fn import(rows: usize) -> Command {
+    Command::ImportRows(proto::RequestImportRows {
+        table: TABLE.to_owned(),
+        rows: (0..rows).map(|at| row(at).to_string().into_bytes().into()).collect(),
+        first_line: None,
+        commit: Some(true),
+    })
+}
+
 #[test]
 fn imports_are_written_to_the_database_and_exports_read_from_it() {
     const ROWS: usize = 450;
@@ -192,13 +206,7 @@ fn imports_are_written_to_the_database_and_exports_read_from_it() {
     let mut client = RawClient::connect(&server.address);
     let row =
         |at: usize| json!({"domain": format!("row{at:03}.example"), "login_url": "1", "login_test": null, "users": []});
-    let import = proto::RequestImportRows {
-        table: TABLE.to_owned(),
-        rows: (0..ROWS).map(|at| row(at).to_string().into_bytes().into()).collect(),
-        first_line: None,
-        commit: Some(true),
-    };
-    match client.request(Command::ImportRows(import)) {
+    match client.request(import(ROWS)) {
         Some(Body::ImportRows(done)) => assert_eq!((done.added, done.updated), (Some(450), Some(0)), "{done:?}"),
         body => panic!("{body:?}"),
     }
@@ -216,6 +224,105 @@ fn imports_are_written_to_the_database_and_exports_read_from_it() {
     }
     assert_eq!(exported, (0..ROWS).map(row).collect::<Vec<_>>());
     reader.expect_quiet(&setup);
+}
+
+#[test]
+fn an_import_that_is_written_in_part_says_how_much() {
+    let setup = Setup::new();
+    let server = setup.serve();
+    let mut reader = Reader::live(&server);
+    let mut client = RawClient::connect(&server.address);
+    setup.database.set_faults(|faults| faults.unavailable_key = Some("row230.example".into()));
+    let text = client.refusal(import(250));
+    assert!(text.contains("249 of 250 rows were written"), "{text}");
+    assert!(text.contains("primary replica for shard") && text.contains("does no harm"), "{text}");
+    setup.database.heal();
+    match client.request(import(250)) {
+        Some(Body::ImportRows(done)) => assert_eq!((done.added, done.unchanged), (Some(1), Some(249)), "{done:?}"),
+        body => panic!("{body:?}"),
+    }
+    reader.until_level(&setup);
+    reader.expect_quiet(&setup);
+
+    setup.database.set_faults(|faults| faults.unavailable_key = Some("row000.example".into()));
+    let text = client.refusal(delete_login("row000.example"));
+    assert!(text.contains("primary replica for shard") && !text.contains("not confirmed"), "{text}");
+}
+
+#[test]
+fn an_answer_to_a_write_that_makes_no_sense_leaves_it_unconfirmed() {
+    let setup = Setup::new();
+    let answers = [
+        r#"{"t":1,"r":[{}]}"#,
+        r#"{"t":1,"r":[{"errors":0,"changes":[]}]}"#,
+        r#"{"t":1,"r":[7]}"#,
+        r#"{"t":1,"r":[]}"#,
+        r#"{"t":2,"r":[1,2]}"#,
+        r#"{"t":99,"r":[]}"#,
+        "hunter2",
+    ];
+    // The first connection is the one for commands, which says nothing else before.
+    let server = setup.serve();
+    let mut client = RawClient::connect(&server.address);
+    for text in answers {
+        let spoil = (Aim::Queries, Spoil::Text(text.to_owned()));
+        setup.database.set_faults(|faults| faults.spoils.push_back(spoil));
+        let refused = client.refusal(set_login("a.example", text));
+        assert!(refused.contains("the write is not confirmed"), "{text}: {refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+    client.request(set_login("a.example", "!"));
+    assert_eq!(setup.database.row(TABLE, "a.example").expect("a row")["login_url"], "!");
+}
+
+#[test]
+fn an_answer_to_a_question_that_makes_no_sense_is_an_error() {
+    let setup = Setup::new();
+    setup.put("a.example", "1");
+    let server = setup.serve();
+    let mut client = RawClient::connect(&server.address);
+    let get = || Command::GetDomainLogin(proto::RequestGetDomainLogin { domain: "a.example".to_owned() });
+    for text in ["hunter2", "{}", r#"{"t":1,"r":[]}"#, r#"{"t":1,"r":[1,2]}"#, r#"{"t":2,"r":{}}"#, r#"{"t":18,"r":7}"#]
+    {
+        setup.database.set_faults(|faults| faults.spoils.push_back((Aim::Queries, Spoil::Text(text.to_owned()))));
+        let refused = client.refusal(get());
+        assert!(refused.contains("the answer of the database is not understood"), "{text}: {refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+    let half = (Aim::Queries, Spoil::Half);
+    setup.database.set_faults(|faults| faults.spoils.push_back(half));
+    assert!(client.refusal(get()).contains("the connection to the database was lost"));
+    client.request(get());
+}
+
+#[test]
+fn a_command_that_the_database_never_answers_is_an_error() {
+    let setup = Setup::new();
+    setup.put("a.example", "1");
+    let server = setup.serve_with(&[("source_query_seconds", "1")]);
+    let mut client = RawClient::connect(&server.address);
+    let lose_an_answer = || setup.database.set_faults(|faults| faults.spoils.push_back((Aim::Queries, Spoil::Nothing)));
+    let get = || Command::GetDomainLogin(proto::RequestGetDomainLogin { domain: "a.example".to_owned() });
+    lose_an_answer();
+    assert!(client.refusal(get()).contains("the database did not answer within 1 s"));
+    client.request(get());
+    lose_an_answer();
+    let text = client.refusal(set_login("a.example", "2"));
+    assert!(text.contains("did not answer within 1 s") && text.contains("not confirmed"), "{text}");
+    client.request(get());
+}
+
+#[test]
+fn a_write_under_way_is_answered_before_the_server_ends() {
+    let setup = Setup::new();
+    setup.database.set_faults_of_next_connection(Faults { delay: Duration::from_millis(500), ..Faults::default() });
+    let mut server = setup.serve();
+    let mut client = RawClient::connect(&server.address);
+    let asked = client.ask(set_login("a.example", "1"));
+    eventually("it is written", || setup.database.row(TABLE, "a.example").is_some());
+    let ended = server.terminate();
+    assert!(client.answered_before_close(asked));
+    assert!(ended.success());
 }
 
 #[test]

@@ -139,8 +139,7 @@ pub(super) async fn write(connection: &Connection, unit: &Unit) -> Result<(UnitR
             Ok(Err(refusal)) => {
                 return Ok((Err(format!("{written} of {} rows were written: {refusal}", unit.len())), results));
             }
-            Err(error) if written == 0 => return Err(error),
-            Err(error) => return Err(SourceError::InPart { written, rows: unit.len(), error: Box::new(error) }),
+            Err(failure) => return Err(failure.after(written, unit.len())),
         }
     }
     Ok((Ok(outcomes), results))
@@ -167,10 +166,35 @@ fn put(mutation: &Mutation) -> Option<&Document> {
 
 type RowResult = (Key, Became, Outcome);
 
-async fn write_row(
-    connection: &Connection,
-    mutation: &Mutation,
-) -> Result<Result<Vec<RowResult>, String>, SourceError> {
+/// Why not all rows of a query were written.
+struct Failure {
+    /// How many were, as far as that is known.
+    written: usize,
+    error: SourceError,
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self { written: 0, error }
+    }
+}
+
+impl Failure {
+    /// What it means for `rows` of which so many were written before.
+    fn after(self, before: usize, rows: usize) -> SourceError {
+        match before.saturating_add(self.written) {
+            0 => self.error,
+            written => SourceError::InPart { written, rows, error: Box::new(self.error) },
+        }
+    }
+}
+
+/// The answer to a write that may have been done is not what it should be.
+fn unclear(what: &str) -> SourceError {
+    SourceError::Unconfirmed(ReqlError::protocol(what))
+}
+
+async fn write_row(connection: &Connection, mutation: &Mutation) -> Result<Result<Vec<RowResult>, String>, Failure> {
     let Mutation { table, key, if_missing, if_present, .. } = mutation;
     let missing = match if_missing {
         IfMissing::Ignore => Term::nothing(),
@@ -196,24 +220,22 @@ async fn write_row(
         return if refusals.into_iter().flatten().any(|text| *text == error) {
             Ok(Err(error))
         } else {
-            Err(refused(error))
+            Err(refused(error).into())
         };
     }
-    let change = answer.changes.first().ok_or_else(|| ReqlError::protocol("a write without its row"))?;
+    let change = answer.changes.first().ok_or_else(|| unclear("a write without its row"))?;
     let (became, outcome) = change.read(&table);
     Ok(Ok(vec![(key.clone(), became, outcome)]))
 }
 
-async fn write_batch(
-    connection: &Connection,
-    batch: &[Mutation],
-) -> Result<Result<Vec<RowResult>, String>, SourceError> {
+async fn write_batch(connection: &Connection, batch: &[Mutation]) -> Result<Result<Vec<RowResult>, String>, Failure> {
     let table = stored(&batch[0].table);
     let documents = batch.iter().filter_map(put).map(Term::document).collect();
     let answer = connection.value(&Term::table(table.name).put_all(documents)).await.map_err(write_error)?;
     let answer = Answer::read(&answer)?;
     if let Some(error) = answer.error() {
-        return Err(refused(error));
+        let written = [answer.inserted, answer.replaced, answer.unchanged].into_iter().fold(0, u64::saturating_add);
+        return Err(Failure { written: usize::try_from(written).unwrap_or(usize::MAX), error: refused(error) });
     }
     let mut by_key: HashMap<Key, (Became, Outcome)> = HashMap::new();
     for change in &answer.changes {
@@ -222,11 +244,10 @@ async fn write_batch(
         }
     }
     let result = |mutation: &Mutation| {
-        let (became, outcome) =
-            by_key.remove(&mutation.key).ok_or_else(|| ReqlError::protocol("a write without its row"))?;
+        let (became, outcome) = by_key.remove(&mutation.key).ok_or_else(|| unclear("a write without its row"))?;
         Ok((mutation.key.clone(), became, outcome))
     };
-    let rows: Result<Vec<RowResult>, ReqlError> = batch.iter().map(result).collect();
+    let rows: Result<Vec<RowResult>, SourceError> = batch.iter().map(result).collect();
     Ok(Ok(rows?))
 }
 
@@ -251,6 +272,12 @@ fn write_error(error: ReqlError) -> SourceError {
 struct Answer<'a> {
     #[serde(default)]
     errors: u64,
+    #[serde(default)]
+    inserted: u64,
+    #[serde(default)]
+    replaced: u64,
+    #[serde(default)]
+    unchanged: u64,
     first_error: Option<String>,
     #[serde(borrow, default)]
     changes: Vec<RowChange<'a>>,
@@ -268,7 +295,7 @@ struct RowChange<'a> {
 impl<'a> Answer<'a> {
     fn read(value: &'a RawValue) -> Result<Self, SourceError> {
         let answer = serde_json::from_str(value.get());
-        answer.map_err(|_| SourceError::Unconfirmed(ReqlError::protocol("a write was answered with something else")))
+        answer.map_err(|_| unclear("a write was answered with something else"))
     }
 
     fn error(&self) -> Option<String> {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::attached::Attached;
 use super::mirror::{CopyState, Effect, Gone, Mirror};
-use super::reql::{Link, Page, Refusal, ReqlError, Term};
+use super::reql::{Connection, Cursor, Link, Page, Refusal, ReqlError, Term};
 use super::rows::FeedRow;
 use super::visibility::Visibility;
 use crate::backoff::{Backoff, Random};
@@ -169,7 +169,7 @@ impl Follow {
             tokio::select! {
                 biased;
                 Some(result) = copy.commits.next(), if !copy.commits.is_empty() => result?,
-                page = cursor.next(), if copy.commits.len() < COMMITS_MAX => {
+                page = next_page(&connection, &mut cursor, copy.mirror.is_level()), if copy.commits.len() < COMMITS_MAX => {
                     let ended = || ReqlError::protocol("a changefeed has ended");
                     if copy.take(&page?.ok_or_else(ended)?).await? {
                         following.is_level();
@@ -204,6 +204,11 @@ impl Follow {
         let (store, table) = (self.store.clone(), self.table.clone());
         task::blocking(move || read(&store, |snapshot| work(snapshot, &table))).await
     }
+}
+
+/// The next rows of a feed. Nothing happens in a table for ever; but as long as it is being read, there is something to say.
+async fn next_page(connection: &Connection, cursor: &mut Cursor, is_level: bool) -> Result<Option<Page>, ReqlError> {
+    if is_level { cursor.next().await } else { connection.next_in_time(cursor).await }
 }
 
 /// As long as it lives, a feed of the table is open.

@@ -144,8 +144,8 @@ impl Watched {
 impl Watch {
     /// Waits until the row was written here as `became`, for `patience` at most; not where no feed would bring it.
     pub(super) async fn until(self, became: Became, patience: Duration) {
-        // The database may not have had to change anything.
-        if !self.visibility.lock().is_followed || self.visibility.holds(&self.key, &became).await {
+        if !self.expects_news() || self.visibility.holds(&self.key, &became).await {
+            // Nothing brings it; or the database did not have to change anything.
             return;
         }
         let wait = async {
@@ -168,6 +168,16 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Whether a feed would bring what was written.
+    fn expects_news(&self) -> bool {
+        let state = self.visibility.lock();
+        // A feed that went before counts no more: the one that is open now has read the table, or is about to.
+        self.watched.lock().is_given_up = false;
+        state.is_followed
+    }
+}
+
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut state = self.visibility.lock();
@@ -184,5 +194,97 @@ impl Drop for Watch {
 impl fmt::Debug for Visibility {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Visibility({} watchers)", self.watchers.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Epoch, Timestamp};
+    use crate::store::{MemoryDisk, Retention, StoreOptions, StoreSecret};
+
+    /// Far more than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(3600);
+
+    fn policies() -> Arc<Visibility> {
+        let options = StoreOptions {
+            retention: Retention { bytes: 1 << 20, age_ms: u64::MAX },
+            cache_bytes: 1 << 20,
+            fresh_epoch: Epoch(1),
+            fresh_secret: StoreSecret([7; 32]),
+        };
+        let store = Store::open(Box::new(MemoryDisk), options).expect("a store in memory");
+        Visibility::new(Table::new("policy"), store)
+    }
+
+    fn document(name: &str) -> Document {
+        Document::parse(format!(r#"{{"name":"{name}"}}"#).as_bytes()).expect("an object")
+    }
+
+    fn put(name: &str) -> Mutation {
+        Mutation::put(Table::new("policy"), Key::text("k"), document(name))
+    }
+
+    /// What a feed brings is written, as the copy does it.
+    fn bring(visibility: &Visibility, mutation: Mutation) {
+        let rows = visibility.about(std::slice::from_ref(&mutation));
+        visibility.store.commit(Timestamp(0), &[vec![mutation]]).expect("the disk works");
+        visibility.applied(rows);
+    }
+
+    async fn is_waiting(waiting: &mut std::pin::Pin<Box<impl Future<Output = ()>>>) -> bool {
+        // Long enough for a lookup in the store, which is all that it may be busy with.
+        tokio::time::timeout(Duration::from_millis(100), waiting).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_write_is_waited_for_until_it_is_here() {
+        let visibility = policies();
+        visibility.follow();
+        let watch = visibility.watch(&Key::text("k"));
+        let mut waiting = Box::pin(watch.until(Some(document("b")), PATIENCE));
+        assert!(is_waiting(&mut waiting).await);
+        bring(&visibility, put("a"));
+        assert!(is_waiting(&mut waiting).await, "that is an older one");
+        bring(&visibility, put("b"));
+        bring(&visibility, put("c"));
+        waiting.await;
+        assert!(visibility.lock().watched.is_empty(), "nothing is left");
+    }
+
+    #[tokio::test]
+    async fn a_write_that_no_feed_brings_is_not_waited_for() {
+        let visibility = policies();
+        visibility.watch(&Key::text("k")).until(Some(document("a")), PATIENCE).await;
+        visibility.follow();
+        let waiting = visibility.watch(&Key::text("k")).until(Some(document("a")), PATIENCE);
+        visibility.unfollow();
+        waiting.await;
+    }
+
+    #[tokio::test]
+    async fn a_feed_that_was_opened_anew_before_the_answer_is_waited_for() {
+        let visibility = policies();
+        visibility.follow();
+        let watch = visibility.watch(&Key::text("k"));
+        visibility.unfollow();
+        visibility.follow();
+        visibility.is_level();
+        let mut waiting = Box::pin(watch.until(Some(document("a")), PATIENCE));
+        assert!(is_waiting(&mut waiting).await, "the feed that is open now brings it");
+        bring(&visibility, put("a"));
+        waiting.await;
+    }
+
+    #[tokio::test]
+    async fn a_deletion_and_what_was_there_already_are_seen() {
+        let visibility = policies();
+        visibility.follow();
+        bring(&visibility, put("a"));
+        visibility.watch(&Key::text("k")).until(Some(document("a")), PATIENCE).await;
+        let mut waiting = Box::pin(visibility.watch(&Key::text("k")).until(None, PATIENCE));
+        assert!(is_waiting(&mut waiting).await);
+        bring(&visibility, Mutation::delete(Table::new("policy"), Key::text("k")));
+        waiting.await;
     }
 }

@@ -219,12 +219,14 @@ fn run(world: &mut World, id: ConnectionId, user: &str, question: &Question) -> 
     world.queries.push(question.term.to_string());
     let faults = world.faults_of(id);
     let (may_write, refuses_feeds) = (!faults.refuses_writes, faults.feeds_to_refuse > 0);
+    let unavailable_key = faults.unavailable_key.clone();
     let mut evaluator = Evaluator {
         world,
         user,
         default_database: DEFAULT_DATABASE.to_owned(),
         variables: BTreeMap::new(),
         may_write,
+        unavailable_key,
         refuses_feeds,
         has_refused_feed: false,
         has_written: false,

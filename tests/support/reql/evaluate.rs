@@ -32,6 +32,7 @@ pub(super) struct Evaluator<'a> {
     pub(super) default_database: String,
     pub(super) variables: BTreeMap<u64, Value>,
     pub(super) may_write: bool,
+    pub(super) unavailable_key: Option<Value>,
     pub(super) refuses_feeds: bool,
     pub(super) has_refused_feed: bool,
     /// Whether anything was to be written.

@@ -20,6 +20,8 @@ pub(crate) struct Faults {
     pub(crate) delay: Duration,
     /// Every write is refused, for want of permission.
     pub(crate) refuses_writes: bool,
+    /// The row with this key cannot be written: its shard is not available.
+    pub(crate) unavailable_key: Option<Value>,
     /// So many of the next feeds are refused, as after a resharding.
     pub(crate) feeds_to_refuse: usize,
     /// After each of the next so many writes the connection is cut: applied, not answered.

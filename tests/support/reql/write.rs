@@ -144,6 +144,12 @@ impl Evaluator<'_> {
         written: &mut Written,
     ) -> Evaluated<()> {
         let primary_key = self.world.table(table)?.primary_key.clone();
+        let new = match &self.unavailable_key {
+            Some(unavailable) if compare(unavailable, &key.0).is_eq() => {
+                Err(ReqlError::failed("Cannot perform write: primary replica for shard [\"\", +inf) not available"))
+            }
+            _ => new,
+        };
         match new.and_then(|new| checked(&primary_key, key, &old, new)) {
             Ok(Value::Null) => {
                 self.world.write(table, key, None)?;

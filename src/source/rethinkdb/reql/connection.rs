@@ -201,6 +201,11 @@ impl Connection {
         Ok((rows, true))
     }
 
+    /// The next rows of `cursor`, which may not take longer than any query.
+    pub async fn next_in_time(&self, cursor: &mut Cursor) -> Result<Option<Page>, ReqlError> {
+        self.in_time(cursor.next()).await
+    }
+
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ReqlError>>) -> Result<T, ReqlError> {
         let limit = self.handle.shared.limits.query;
         tokio::time::timeout(limit, answer).await.unwrap_or(Err(ReqlError::Timeout(limit.as_secs())))
@@ -313,6 +318,10 @@ impl Shared {
             return Err(ReqlError::protocol("an answer to what nobody asked"));
         }
         let Some(running) = state.queries.get_mut(&token) else { return Ok(()) };
+        if running.is_over || running.has_more {
+            // Whoever sends without being asked could fill the memory.
+            return Err(ReqlError::protocol("an answer to what was answered"));
+        }
         match response {
             Response::Partial(page) => {
                 running.bytes += page.size();
@@ -370,22 +379,15 @@ impl Task {
     async fn run(mut self) {
         let reason = self.serve().await;
         self.shared.end(&reason);
-        // The peer may be gone.
-        let _ = self.writer.shutdown().await;
+        // The peer may be gone, or take nothing: an encrypted connection would say goodbye to it for ever.
+        let _ = tokio::time::timeout(self.shared.limits.silence, self.writer.shutdown()).await;
     }
 
     /// Serves until the connection is of no more use; returns why.
     async fn serve(&mut self) -> ReqlError {
         loop {
-            if let Err(error) = self.deliver_what_came() {
-                return error;
-            }
-            if self.sending.is_empty() {
-                let mut state = self.shared.lock();
-                if let Some(reason) = &state.end {
-                    return reason.clone();
-                }
-                std::mem::swap(&mut self.sending, &mut state.outgoing);
+            if let Err(reason) = self.deliver_what_came().and_then(|()| self.take_what_is_to_be_sent()) {
+                return reason;
             }
             self.received.reserve(READ_BYTES);
             let (silence, probe) = (self.shared.limits.silence, self.shared.limits.silence / PROBES_PER_SILENCE);
@@ -403,9 +405,11 @@ impl Task {
                     }
                     Err(error) => Err(error),
                 },
-                () = self.shared.wake.notified(), if self.sending.is_empty() => Ok(()),
+                // Also while a peer takes nothing: the connection may have ended.
+                () = self.shared.wake.notified() => Ok(()),
                 () = tokio::time::sleep_until(self.heard_at.max(self.probed_at) + probe) => {
-                    if self.heard_at.elapsed() >= silence {
+                    // Where nothing was asked since, it is this process that was not there, as on a machine that slept.
+                    if self.probed_at > self.heard_at && self.heard_at.elapsed() >= silence {
                         return ReqlError::Silent;
                     }
                     self.probe();
@@ -416,6 +420,18 @@ impl Task {
                 return ReqlError::Lost(error.to_string());
             }
         }
+    }
+
+    /// What is to be sent next, when the last was taken; why not, where the connection has ended.
+    fn take_what_is_to_be_sent(&mut self) -> Result<(), ReqlError> {
+        let mut state = self.shared.lock();
+        if let Some(reason) = &state.end {
+            return Err(reason.clone());
+        }
+        if self.sending.is_empty() {
+            std::mem::swap(&mut self.sending, &mut state.outgoing);
+        }
+        Ok(())
     }
 
     /// Asks for a sign of life; any answer will do, and goes to nobody.
@@ -437,3 +453,6 @@ impl Task {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
