@@ -92,9 +92,9 @@ pub enum StartError {
     #[error("{address}: {error}")]
     Schema {
         /// Where it is.
-        address: Address,
+        address: Box<Address>,
         /// What is wrong.
-        error: SchemaError,
+        error: Box<SchemaError>,
     },
     /// The store holds something else.
     #[error("{0}")]
@@ -287,7 +287,7 @@ async fn first_check(link: &Link, address: &Address, has_copy: bool) -> Result<b
                 tracing::warn!(%address, %error, "the database cannot be asked; waiting for it");
                 tokio::time::sleep(backoff.pause_after(Duration::ZERO, &mut random)).await;
             }
-            Err(error) => return Err(StartError::Schema { address: address.clone(), error }),
+            Err(error) => return Err(schema_error(address, error)),
         }
     }
 }
@@ -305,7 +305,11 @@ pub async fn init(options: RethinkDbOptions, progress: impl FnMut(&str)) -> Resu
     drop(link);
     tracker.close();
     tracker.wait().await;
-    result.map_err(|error| StartError::Schema { address, error })
+    result.map_err(|error| schema_error(&address, error))
+}
+
+fn schema_error(address: &Address, error: SchemaError) -> StartError {
+    StartError::Schema { address: Box::new(address.clone()), error: Box::new(error) }
 }
 
 /// Watches whether feeds still bring what happens, while there are some.
