@@ -3,8 +3,11 @@
 mod extensions {
     mod documents;
     mod limits;
+    mod restored;
     mod resuming;
     mod states;
     mod told;
 }
 mod support;
+
+use support::embedded as backend;
