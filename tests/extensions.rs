@@ -1,6 +1,6 @@
 //! What clients of the extensions see, over a real socket: every option of a subscription, and every refusal.
 
-mod extensions {
+mod scenarios {
     mod documents;
     mod limits;
     mod restored;

@@ -1,17 +1,14 @@
 //! A real RethinkDB as the source: every scenario of the embedded store, and what can go wrong only there.
 
-mod extensions {
-    mod documents;
-    mod limits;
-    mod resuming;
-    mod states;
-}
-mod scenarios {
-    mod clients;
-    mod commands;
-    mod resume;
+mod rethinkdb {
+    mod checker;
+    mod client;
+    mod differential;
     mod rows;
+    mod wish;
+    mod writer;
 }
+mod scenarios;
 mod support;
 
 use support::rethinkdb as backend;

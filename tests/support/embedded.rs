@@ -8,6 +8,9 @@ use starfeed::store::{FileDisk, Mutation, Retention, Store, StoreOptions, StoreS
 
 use super::process::{ServerProcess, Start};
 
+/// So many that they fill every buffer on the way.
+pub(crate) const MANY_CHANGES: usize = 16_000;
+
 /// A starfeed with these settings and without rows, its data in memory.
 pub(crate) fn server(settings: &[(&str, &str)]) -> Option<ServerProcess> {
     Some(ServerProcess::in_memory(settings))
