@@ -6,6 +6,9 @@ mod extensions {
     mod resuming;
     mod states;
 }
+mod database {
+    mod feeds;
+}
 mod scenarios {
     mod clients;
     mod commands;
