@@ -7,6 +7,7 @@ mod extensions {
     mod states;
 }
 mod database {
+    mod faults;
     mod feeds;
 }
 mod scenarios {
