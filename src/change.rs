@@ -271,6 +271,8 @@ pub enum Cause {
     Write,
     /// The row turned out to be different in the source, and what happened to it in between is not known.
     Resync,
+    /// The row was read from the source before anybody could ask for it: it has a number, and is not in the log.
+    Load,
 }
 
 /// One numbered change of one row: an entry of the log.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::change::Epoch;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Limits};
 use crate::feed::{FeedFigures, Feeds, SourceState, Waiting};
 use crate::metrics::Metrics;
 use crate::session::{SessionContext, Writes};
@@ -129,6 +129,24 @@ fn open_disk(data_dir: &str) -> Result<Box<dyn Disk>, StartError> {
     Ok(Box::new(disk.map_err(|error| store_error(data_dir, error))?))
 }
 
+fn open_store(config: &Config) -> Result<Store, StartError> {
+    let options = StoreOptions {
+        retention: config.limits.retention(),
+        cache_bytes: config::size(config.limits.cache_bytes),
+        fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
+        fresh_secret: fresh_secret(),
+    };
+    let disk = open_disk(&config.data_dir)?;
+    Store::open(disk, options).map_err(|error| store_error(&config.data_dir, error))
+}
+
+fn show_limits(limits: &Limits, metrics: &Metrics) {
+    for (key, value) in limits.entries() {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge holds no more")]
+        metrics.limits.get_or_create(&vec![("key", key.to_owned())]).set(value as f64);
+    }
+}
+
 fn store_error(data_dir: &str, error: StoreError) -> StartError {
     StartError::Store { data_dir: data_dir.to_owned(), error }
 }
@@ -154,14 +172,7 @@ impl Server {
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         let limits = &config.limits;
         let source = config.source()?;
-        let options = StoreOptions {
-            retention: limits.retention(),
-            cache_bytes: config::size(limits.cache_bytes),
-            fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
-            fresh_secret: fresh_secret(),
-        };
-        let store =
-            Store::open(open_disk(&config.data_dir)?, options).map_err(|error| store_error(&config.data_dir, error))?;
+        let store = open_store(config)?;
         let metrics = Arc::new(Metrics::default());
         let demands = source.is_some().then(Demands::new);
         let feeds = {
@@ -196,10 +207,7 @@ impl Server {
             }
         };
         let writes = if source.keeps_order() { Writes::Overlap } else { Writes::OneAtATime };
-        for (key, value) in limits.entries() {
-            #[expect(clippy::cast_precision_loss, reason = "a gauge holds no more")]
-            metrics.limits.get_or_create(&vec![("key", key.to_owned())]).set(value as f64);
-        }
+        show_limits(limits, &metrics);
         Ok(Self {
             connection: Arc::new(ConnectionContext {
                 session: SessionContext::new(

@@ -128,3 +128,22 @@ fn the_commands_of_the_readme_work() {
         assert_eq!(shown.filter(|line| line.contains("\"ADDED\"")).count(), rows, "{table}");
     }
 }
+
+#[test]
+fn the_containers_say_what_the_program_understands() {
+    let help = |command: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_starfeed")).args([command, "--help"]).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let known = help("serve") + &help("init");
+    let files = document("deploy/compose.yml") + &document("deploy/Dockerfile");
+    let words = files.split(|character: char| character.is_whitespace() || "[],\"'`".contains(character));
+    let of_others =
+        ["--bind", "--no-update-check", "--release", "--locked", "--bin", "--system", "--home-dir", "--from"];
+    let flags: Vec<&str> =
+        words.filter(|word| word.starts_with("--") && !of_others.iter().any(|other| word.starts_with(other))).collect();
+    assert!(flags.len() >= 8, "{flags:?}");
+    for flag in flags {
+        assert!(known.contains(&format!("{flag} ")) || known.contains(&format!("{flag}\n")), "there is no flag {flag}");
+    }
+}

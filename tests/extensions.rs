@@ -3,7 +3,10 @@
 mod extensions {
     mod documents;
     mod limits;
+    mod restored;
     mod resuming;
     mod states;
 }
 mod support;
+
+use support::embedded as backend;

@@ -163,6 +163,7 @@ impl Mirrored {
             metrics,
             tracker: tracker.clone(),
             shutdown: shutdown.clone(),
+            connections: tracker.clone(),
         };
         RethinkDb::start(database.options(DATABASE), parts).await.expect("the database is as it should be");
         Self { store, feeds, writer, shutdown, tracker, _directory: directory }

@@ -78,6 +78,7 @@ pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
         cause: match change.cause {
             Cause::Write => CAUSE_WRITE,
             Cause::Resync => CAUSE_RESYNC,
+            Cause::Load => panic!("a row that is loaded is not in the log"),
         },
         time_ms: change.time.0,
         key: Bytes::copy_from_slice(change.key.as_bytes()),

@@ -11,7 +11,7 @@ use super::layout::{
 };
 use super::tables::Tables;
 use super::{Committed, Mutation, Outcome, Retention, Store, StoreError, Unit, UnitResult, WriteState};
-use crate::change::{Change, Document, Key, Seq, Table, Timestamp};
+use crate::change::{Cause, Change, Document, Key, Seq, Table, Timestamp};
 use crate::planted::PlantedBug;
 
 /// Removed from the log in one commit, beside as many as it adds: retention must not make a commit long.
@@ -45,7 +45,7 @@ impl Store {
         };
         let results = work.apply(&transaction, now, units)?;
         let trimmed = work.trim(&transaction, now, self.shared.options.retention, state.last_seq)?;
-        if work.changes.is_empty() && !trimmed {
+        if work.last_seq == state.last_seq && !trimmed {
             transaction.abort()?;
         } else {
             work.finish(&transaction)?;
@@ -103,8 +103,14 @@ impl Work {
                 let number = self.number(transaction, &draft.table)?;
                 let change = self.numbered(draft, now, &numbers);
                 numbers.push(change.seq);
-                let value = layout::encode_change(number, &change);
                 write_row(&mut rows, number, &change)?;
+                if change.cause == Cause::Load {
+                    self.count(number, &change, 0)?;
+                    // Whoever needs what was before it has to begin anew.
+                    self.tables.record_mut(number)?.trimmed_to = change.seq.0;
+                    continue;
+                }
+                let value = layout::encode_change(number, &change);
                 log.insert((number, change.seq.0), value.as_slice())?;
                 let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
                 order.insert(change.seq.0, (number, bytes, now.0))?;
@@ -251,7 +257,7 @@ struct Draft {
     old: Option<Document>,
     old_version: Version,
     new: Option<Document>,
-    cause: crate::change::Cause,
+    cause: Cause,
 }
 
 /// The change that made a row what it is.

@@ -4,7 +4,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, response, server_message::MessageType};
 
-use crate::support::process::ServerProcess;
+use crate::backend;
 use crate::support::raw::{RawClient, delete_login, set_login, subscribe_logins};
 use crate::support::told::{
     POLICY_ID, SCHEDULE_ID, SECRET, documents, exported, import, list, login, next, next_told, policy, schedule,
@@ -26,7 +26,7 @@ fn change_everything(client: &mut RawClient) {
 
 #[test]
 fn events_bring_the_rows_that_were_asked_for() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut writer = RawClient::connect(&server.address);
     let new_only = SubscribeOptions { include_document: Some(true), ..SubscribeOptions::default() };
     let old_only = SubscribeOptions { include_old: Some(true), ..SubscribeOptions::default() };
@@ -84,7 +84,7 @@ fn shown(event: &proto::Event) -> (Option<Vec<u8>>, Option<Value>) {
 
 #[test]
 fn a_document_is_the_row_without_its_secrets() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     client.request(import("policy", &policy("A")));
     client.request(import("schedule", &schedule("A")));
@@ -114,7 +114,7 @@ fn a_document_is_the_row_without_its_secrets() {
 
 #[test]
 fn no_event_has_a_secret() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut writer = RawClient::connect(&server.address);
     writer.request(import("policy", &policy("0")));
     writer.request(login("forum.example", "0"));
@@ -144,7 +144,7 @@ fn no_event_has_a_secret() {
 
 #[test]
 fn a_filter_cannot_see_a_secret() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let logins = [
         format!("'{SECRET}' in users"),
@@ -181,7 +181,7 @@ fn a_filter_cannot_see_a_secret() {
 
 #[test]
 fn a_row_is_shown_only_while_it_matches() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut writer = RawClient::connect(&server.address);
     let filter = "login_url == 'in' || login_url == 'inside'";
     let mut clients = [
@@ -218,7 +218,7 @@ fn a_row_is_shown_only_while_it_matches() {
 /// The events of one subscription, byte for byte as they were before there were options.
 #[test]
 fn a_client_without_options_gets_what_it_always_got() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut writer = RawClient::connect(&server.address);
     writer.request(set_login("forum.example", "https://forum.example/login"));
     let mut client = RawClient::connect(&server.address);

@@ -2,7 +2,7 @@
 
 use starfeed::proto::{self, SubscribeOptions, request::Command, response};
 
-use crate::support::process::ServerProcess;
+use crate::backend;
 use crate::support::raw::{RawClient, set_login, unsubscribe};
 use crate::support::told::{documents, list, next_told, states, table, until_live, with_filter};
 
@@ -20,7 +20,7 @@ fn logins(filter: &str) -> Command {
 
 #[test]
 fn a_text_that_is_no_filter_is_refused_with_the_place() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     for (text, position) in
         [("domain ==", 9), ("domain = 'a'", 7), ("a && (b || c", 12), ("'é' == '", 8), ("domain.matches('(')", 15)]
@@ -37,7 +37,7 @@ fn a_text_that_is_no_filter_is_refused_with_the_place() {
 
 #[test]
 fn a_filter_says_how_it_is_carried_out() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let looked_up = describe(&mut client, "login_url=='A'  &&  domain != \"b\"");
     assert!(looked_up.is_indexed());
@@ -54,7 +54,7 @@ fn a_filter_says_how_it_is_carried_out() {
 
 #[test]
 fn options_that_make_no_sense_are_refused() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let heartbeat = |seconds, options| SubscribeOptions { heartbeat_seconds: Some(seconds), ..options };
     for seconds in [0, -1, 3601, i32::MIN, i32::MAX] {
@@ -71,7 +71,7 @@ fn options_that_make_no_sense_are_refused() {
 
 #[test]
 fn a_table_that_is_not_there_is_refused_with_those_that_are() {
-    let server = ServerProcess::in_memory(&[]);
+    let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let text = client.refusal(table("polices", documents()));
     assert_eq!(
@@ -91,12 +91,13 @@ fn a_table_that_is_not_there_is_refused_with_those_that_are() {
 
 #[test]
 fn the_environment_bounds_filters() {
-    let server = ServerProcess::with_environment(&[
+    let variables = [
         ("STARFEED_FILTER_BYTES", "40"),
         ("STARFEED_FILTER_COST", "30000"),
         // Two of those below.
         ("STARFEED_TABLE_FILTER_COST", "40002"),
-    ]);
+    ];
+    let Some(server) = backend::server_with_environment(&variables) else { return };
     let mut client = RawClient::connect(&server.address);
     let text = client.refusal(logins(&format!("domain == '{}'", "x".repeat(40))));
     assert_eq!(text, "invalid_filter at 40: the filter is longer than 40 bytes; use a shorter one");

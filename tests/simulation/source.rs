@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use starfeed::catalog::stored_table;
 use starfeed::change::{Document, Key, Table};
 use starfeed::feed::{SourceDoubt, SourceState};
-use starfeed::source::rethinkdb::{Effect, FeedRow, Mirror};
+use starfeed::source::rethinkdb::{CopyState, Effect, FeedRow, Mirror};
 use starfeed::store::{Mutation, PageBudget};
 
 use super::world::World;
@@ -107,7 +107,9 @@ impl Changefeed {
 }
 
 fn mirror(is_empty: bool) -> Mirror {
-    Mirror::new(stored_table(MIRRORED).expect("a table of the catalog"), is_empty)
+    // Rows that nobody can have seen are not in the log; here all are.
+    let state = CopyState { is_empty, was_served: true };
+    Mirror::new(stored_table(MIRRORED).expect("a table of the catalog"), state)
 }
 
 fn table() -> Table {

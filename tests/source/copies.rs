@@ -1,5 +1,7 @@
 //! The copy outlives the server: what it says of the database is made right again, and it is taken for nothing else.
 
+use std::path::Path;
+
 use std::time::Duration;
 
 use starfeed::proto;
@@ -85,13 +87,13 @@ fn a_table_that_was_never_read_is_not_served_from_the_copy() {
 #[test]
 fn a_data_directory_with_rows_of_its_own_is_not_replaced() {
     let setup = Setup::new();
-    let mut own = ServerProcess::start(&setup.data_dir(), &[]);
+    let mut own = ServerProcess::on_disk(Path::new(&setup.data_dir()));
     RawClient::connect(&own.address).request(set_login("own.example", "1"));
     own.terminate();
     let refused = setup.start(&[]).end();
     assert_eq!(refused.status, Some(78), "{refused:?}");
     assert!(refused.stderr.contains("rows of its own") && refused.stderr.contains("--data-dir"), "{}", refused.stderr);
-    let own = ServerProcess::start(&setup.data_dir(), &[]);
+    let own = ServerProcess::on_disk(Path::new(&setup.data_dir()));
     let rows = crate::support::told::exported(&mut RawClient::connect(&own.address), TABLE);
     assert_eq!(rows.len(), 1, "they are still there");
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "what one test leaves unused, another one needs")]
 
+pub(crate) mod embedded;
 pub(crate) mod fault_disk;
 pub(crate) mod feed;
 pub(crate) mod filter_cases;
@@ -10,4 +11,5 @@ pub(crate) mod folded;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod reql;
+pub(crate) mod rethinkdb;
 pub(crate) mod told;

@@ -7,24 +7,48 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::rethinkdb::database::Database;
+
 /// A running `starfeed serve`.
 pub(crate) struct ServerProcess {
     child: Child,
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
+    /// What its rows are in, if that is not its own store; it is let go when the process has ended.
+    pub(crate) database: Option<Database>,
+    /// What it keeps its data in, if that goes with it.
+    pub(crate) directory: Option<tempfile::TempDir>,
+}
+
+/// How a server is started.
+pub(crate) struct Start<'a> {
+    pub(crate) listen: &'a str,
+    pub(crate) data_dir: &'a str,
+    /// Config keys.
+    pub(crate) settings: &'a [(&'a str, &'a str)],
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+    /// What it is to mirror.
+    pub(crate) database: Option<Database>,
+}
+
+impl Default for Start<'_> {
+    /// On a free port, with its data in memory.
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0", data_dir: ":memory:", settings: &[], environment: &[], database: None }
+    }
 }
 
 impl ServerProcess {
-    /// Starts a server on a free port, with its data in `data_dir` and these config keys set.
-    pub(crate) fn start(data_dir: &str, settings: &[(&str, &str)]) -> Self {
-        Self::spawn("127.0.0.1:0", data_dir, settings, &[])
-    }
-
-    fn spawn(listen: &str, data_dir: &str, settings: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+    /// Starts a server.
+    pub(crate) fn start(start: Start<'_>) -> Self {
+        let Start { listen, data_dir, settings, environment, database } = start;
         let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
         command.args(["serve", "--listen", listen, "--log", "warn", "--data-dir", data_dir]);
         for (key, value) in settings {
             command.args(["--set", &format!("{key}={value}")]);
+        }
+        if let Some(database) = &database {
+            command.args(["--source", &database.url()]);
         }
         // No file or variable of whoever runs the tests has a say.
         command.env_clear().envs(environment.iter().copied()).current_dir(std::env::temp_dir());
@@ -35,33 +59,29 @@ impl ServerProcess {
         let Some(address) = line.strip_prefix("listening on ") else {
             panic!("the server said {line:?}, then {:?}", child.wait());
         };
-        Self { address: address.trim().to_owned(), child }
-    }
-
-    /// One that keeps its data in memory and has these variables in its environment.
-    pub(crate) fn with_environment(variables: &[(&str, &str)]) -> Self {
-        Self::spawn("127.0.0.1:0", ":memory:", &[], variables)
+        Self { address: address.trim().to_owned(), child, database, directory: None }
     }
 
     /// One in the place of another that has ended: same address, same data.
     pub(crate) fn on_disk_at(address: &str, data_dir: &Path) -> Self {
-        Self::spawn(address, data_dir.to_str().expect("a path in UTF-8"), &[], &[])
+        Self::start(Start { listen: address, data_dir: text(data_dir), ..Start::default() })
     }
 
     /// One whose rows come from the database at `url`, which lets `password` in.
     pub(crate) fn of_source(url: &str, password: &str, data_dir: &str, settings: &[(&str, &str)]) -> Self {
         let settings: Vec<_> = [("source", url)].into_iter().chain(settings.iter().copied()).collect();
-        Self::spawn("127.0.0.1:0", data_dir, &settings, &[("STARFEED_SOURCE_PASSWORD", password)])
+        let environment = &[("STARFEED_SOURCE_PASSWORD", password)];
+        Self::start(Start { data_dir, settings: &settings, environment, ..Start::default() })
     }
 
     /// One that keeps its data in memory.
     pub(crate) fn in_memory(settings: &[(&str, &str)]) -> Self {
-        Self::start(":memory:", settings)
+        Self::start(Start { settings, ..Start::default() })
     }
 
     /// One that keeps its data in a directory.
     pub(crate) fn on_disk(data_dir: &Path) -> Self {
-        Self::start(data_dir.to_str().expect("a path in UTF-8"), &[])
+        Self::start(Start { data_dir: text(data_dir), ..Start::default() })
     }
 
     /// `ws://…/ws/`
@@ -149,6 +169,10 @@ impl ServerProcess {
             .filter_map(|(_, value)| value.parse::<f64>().ok())
             .sum()
     }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
 }
 
 impl Drop for ServerProcess {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::attached::Attached;
-use super::mirror::{Effect, Gone, Mirror};
+use super::mirror::{CopyState, Effect, Gone, Mirror};
 use super::reql::{Connection, Cursor, Link, Page, Refusal, ReqlError, Term};
 use super::rows::FeedRow;
 use super::visibility::Visibility;
@@ -162,8 +162,8 @@ impl Follow {
         let mut cursor = connection.start(&query);
         self.until_written().await?;
         let is_empty = self.read(|snapshot, table| Ok(snapshot.count(table)? == 0)).await?;
-        let mut copy =
-            Copy { follow: self, mirror: Mirror::new(self.stored, is_empty), commits: FuturesOrdered::new() };
+        let state = CopyState { is_empty, was_served: self.progress.is_loaded(&self.table) };
+        let mut copy = Copy { follow: self, mirror: Mirror::new(self.stored, state), commits: FuturesOrdered::new() };
         let began = Instant::now();
         loop {
             tokio::select! {

@@ -13,11 +13,22 @@ use crate::feed::SourceDoubt;
 use crate::planted::PlantedBug;
 use crate::store::Mutation;
 
+/// What a copy is before a feed is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyState {
+    /// It has no rows.
+    pub is_empty: bool,
+    /// It was read to its end before, so that somebody may have seen it.
+    pub was_served: bool,
+}
+
 /// The copy of one table while it follows one changefeed.
 #[derive(Debug)]
 pub struct Mirror {
     table: StoredTable,
     phase: Phase,
+    /// Why rows are written that the feed names as being there.
+    initial: Cause,
 }
 
 #[derive(Debug)]
@@ -86,9 +97,10 @@ fn resynced(mutation: Mutation) -> Mutation {
 }
 
 impl Mirror {
-    /// The copy of `table` before a new feed says anything; whether it has no rows.
-    pub fn new(table: StoredTable, is_empty: bool) -> Self {
-        Self { table, phase: Phase::Opened { is_empty } }
+    /// The copy of `table` before a new feed says anything.
+    pub fn new(table: StoredTable, CopyState { is_empty, was_served }: CopyState) -> Self {
+        let initial = if was_served { Cause::Resync } else { Cause::Load };
+        Self { table, phase: Phase::Opened { is_empty }, initial }
     }
 
     /// Whether it has all changes that the feed has sent, and there was no reason to doubt that these are all.
@@ -106,7 +118,7 @@ impl Mirror {
                 self.phase = Phase::Reading { seen: (!*is_empty).then(HashSet::new) };
                 Effect::Nothing
             }
-            (FeedRow::Initial(row), Phase::Reading { .. }) => self.write(row, Cause::Resync),
+            (FeedRow::Initial(row), Phase::Reading { .. }) => self.write(row, self.initial),
             (FeedRow::Written(row), Phase::Reading { .. } | Phase::Level) => self.write(row, Cause::Write),
             (FeedRow::Uninitial(row), Phase::Reading { seen }) => {
                 if let (Some(seen), Some(key)) = (seen, rows::key_only(&self.table, row)) {

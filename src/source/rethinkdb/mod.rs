@@ -30,7 +30,7 @@ use uuid::Uuid;
 use attached::Attached;
 use canary::Canary;
 use follow::Follow;
-pub use mirror::{Effect, Gone, Mirror};
+pub use mirror::{CopyState, Effect, Gone, Mirror};
 use reql::{Address, Connection, ConnectionLimits, Link, LinkOptions, Password, ReqlError};
 pub use rows::FeedRow;
 pub use schema::SchemaError;
@@ -92,9 +92,9 @@ pub enum StartError {
     #[error("{address}: {error}")]
     Schema {
         /// Where it is.
-        address: Address,
+        address: Box<Address>,
         /// What is wrong.
-        error: SchemaError,
+        error: Box<SchemaError>,
     },
     /// The store holds something else.
     #[error("{0}")]
@@ -288,7 +288,7 @@ async fn first_check(link: &Link, address: &Address, has_copy: bool) -> Result<b
                 tracing::warn!(%address, %error, "the database cannot be asked; waiting for it");
                 tokio::time::sleep(backoff.pause_after(Duration::ZERO, &mut random)).await;
             }
-            Err(error) => return Err(StartError::Schema { address: address.clone(), error }),
+            Err(error) => return Err(schema_error(address, error)),
         }
     }
 }
@@ -306,7 +306,11 @@ pub async fn init(options: RethinkDbOptions, progress: impl FnMut(&str)) -> Resu
     drop(link);
     tracker.close();
     tracker.wait().await;
-    result.map_err(|error| StartError::Schema { address, error })
+    result.map_err(|error| schema_error(&address, error))
+}
+
+fn schema_error(address: &Address, error: SchemaError) -> StartError {
+    StartError::Schema { address: Box::new(address.clone()), error: Box::new(error) }
 }
 
 /// Watches whether feeds still bring what happens, while there are some.

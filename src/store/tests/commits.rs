@@ -1,4 +1,5 @@
 use super::*;
+use crate::change::Cause;
 
 #[test]
 fn positions_increase_by_one_whatever_is_refused_or_changes_nothing() {
@@ -193,4 +194,24 @@ fn rows_are_counted_per_table() {
     assert_eq!(counts(), [3, 1, 0]);
     write(&store, (0..5).map(|number| delete(policies(), &number.to_string())).collect());
     assert_eq!(counts(), [0, 1, 0]);
+}
+
+#[test]
+fn what_is_loaded_has_numbers_and_is_not_in_the_log() {
+    let store = in_memory();
+    write(&store, vec![put(schedules(), "other", value(1))]);
+    let load = |key: &str| Mutation { cause: Cause::Load, ..put(policies(), key, value(7)) };
+    let committed = commit(&store, &[vec![load("a"), load("b")]]);
+    assert_eq!((committed.changes.len(), committed.upto), (0, Seq(3)));
+    assert_eq!(store.position().seq, Seq(3));
+    let versions: Vec<Seq> = rows(&store, &policies()).into_iter().map(|row| row.version).collect();
+    assert_eq!(versions, [Seq(2), Seq(3)]);
+    assert_eq!(log(&store, &policies(), 0), None, "whoever was before it begins anew");
+    assert_eq!(log(&store, &policies(), 3), Some(Vec::new()));
+    assert_eq!(log(&store, &schedules(), 0).map(|changes| changes.len()), Some(1), "other tables are not concerned");
+    let committed = commit(&store, &[vec![put(policies(), "a", value(8))]]);
+    assert_eq!((committed.changes[0].seq, committed.changes[0].old_version), (Seq(4), Seq(2)));
+    assert_eq!(store.snapshot().expect("a snapshot").count(&policies()).expect("a count"), 2);
+    // The same again is no change at all.
+    assert_eq!(commit(&store, &[vec![load("b")]]).upto, Seq(4));
 }

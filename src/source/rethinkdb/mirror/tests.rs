@@ -60,7 +60,7 @@ impl Fixture {
 }
 
 fn mirror(is_empty: bool) -> Mirror {
-    Mirror::new(stored_table("policy").expect("a table"), is_empty)
+    Mirror::new(stored_table("policy").expect("a table"), CopyState { is_empty, was_served: true })
 }
 
 fn document(key: &str, value: i32) -> Document {
@@ -177,4 +177,15 @@ fn reading_again_and_again_writes_nothing_new() {
         take_all(&mut fixture, &[INITIALIZING.to_owned(), initial("a", 1), initial("b", 1), READY.to_owned()]);
     }
     assert_eq!(fixture.written.len(), 2);
+}
+
+#[test]
+fn what_nobody_has_seen_is_loaded_and_not_logged() {
+    let mut fixture = Fixture::new(&[("half", 1)]);
+    let state = CopyState { is_empty: false, was_served: false };
+    fixture.mirror = Mirror::new(stored_table("policy").expect("a table"), state);
+    take_all(&mut fixture, &[INITIALIZING.to_owned(), initial("a", 1), change("a", 2), READY.to_owned()]);
+    assert_eq!(fixture.holds(), [("a".to_owned(), 2)]);
+    let causes: Vec<Cause> = fixture.written.iter().map(|(_, cause)| *cause).collect();
+    assert_eq!(causes, [Cause::Load, Cause::Write, Cause::Resync]);
 }
