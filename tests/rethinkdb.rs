@@ -1,9 +1,11 @@
 //! A real RethinkDB as the source: every scenario of the embedded store, and what can go wrong only there.
 
-mod rethinkdb {
+mod database {
     mod checker;
     mod client;
     mod differential;
+    mod faults;
+    mod feeds;
     mod rows;
     mod wish;
     mod writer;

@@ -169,6 +169,29 @@ fn writes_of_one_client_take_effect_in_order() {
     reader.expect_quiet(&setup);
 }
 
+/// The database carries out the queries of one connection side by side, so one must not overtake another on its way.
+#[test]
+fn a_write_waits_for_the_answer_to_the_one_before() {
+    let setup = Setup::new();
+    let faults = Faults { delay: Duration::from_millis(500), ..Faults::default() };
+    setup.database.set_faults_of_next_connection(faults);
+    let server = setup.serve();
+    let mut writer = RawClient::connect(&server.address);
+    let mut other = RawClient::connect(&server.address);
+    setup.database.forget_queries();
+    let asked = ["1", "2"].map(|url| writer.ask(set_login("a.example", url)));
+    eventually("the first is written", || setup.database.row(TABLE, "a.example").is_some());
+    let listed = other.ask(list_all());
+    let count = |part: &str| setup.database.queries().iter().filter(|query| query.contains(part)).count();
+    eventually("others are asked meanwhile", || count(r#""index":"domain""#) == 1);
+    assert_eq!(count("[55,"), 1, "the second was sent before the first was answered");
+    for request_id in asked {
+        assert!(writer.response(request_id).is_success);
+    }
+    assert!(other.response(listed).is_success);
+    assert_eq!(setup.database.row(TABLE, "a.example").expect("a row")["login_url"], "2");
+}
+
 #[test]
 fn a_write_behind_one_that_fails_is_done_all_the_same() {
     let setup = Setup::new();

@@ -29,8 +29,11 @@ fn what_happened_while_the_database_was_gone_comes_as_differences() {
     let mut plain = PlainReader::new(&server);
     assert_eq!(plain.sorted(3), THREE_ADDED);
 
+    let level = || server.metric("starfeed_source_level{table=\"domain_login\"}");
+    assert_eq!(level(), 1.0);
     setup.database.stop();
     assert_eq!(reader.next(), "STALE Source");
+    assert_eq!(level(), 0.0);
     setup.put("b.example", "2");
     setup.put("b.example", "3");
     setup.delete("c.example");
@@ -44,6 +47,7 @@ fn what_happened_while_the_database_was_gone_comes_as_differences() {
         "UPDATED b.example new=3 old=1 (resync)",
     ];
     assert_eq!(reader.sorted_until("LIVE"), differences);
+    assert_eq!(level(), 1.0);
     reader.expect_quiet(&setup);
 
     assert_eq!(plain.sorted(3), ["ADDED d.example", "DELETED c.example", "UPDATED b.example"]);
@@ -105,6 +109,19 @@ fn a_database_that_falls_silent_is_noticed_and_found_again() {
     reader.expect_quiet(&setup);
     writer.request(set_login("a.example", "3"));
     assert_eq!(reader.next(), "UPDATED a.example new=3 old=2");
+}
+
+#[test]
+fn a_server_that_did_not_run_for_a_while_does_not_blame_the_database() {
+    let setup = three_rows();
+    // A canary under way at that moment would not have come back in time.
+    setup.database.drop_table("starfeed_canary");
+    let server = setup.serve_with(&[("source_silence_seconds", "1")]);
+    let mut reader = Reader::live(&server);
+    // There is nothing to wait for: what is tested is that time passes and nothing happens.
+    server.pause_for(Duration::from_secs(3));
+    reader.expect_quiet(&setup);
+    assert_eq!(server.metric("starfeed_source_doubts_total"), 0.0);
 }
 
 /// Something goes wrong while changes are under way: it heals by itself, and nothing is lost, made up or repeated.
@@ -184,6 +201,20 @@ fn an_answer_that_nobody_asked_for_ends_the_connection() {
     heals("protocol", |setup| {
         setup.database.set_faults(|faults| faults.spoils.push_back((Aim::Feeds, Spoil::Token(u64::MAX))));
     });
+}
+
+#[test]
+fn a_feed_that_never_says_anything_is_opened_again() {
+    let setup = three_rows();
+    // Its answers would be lost instead.
+    setup.database.drop_table("starfeed_canary");
+    let server = setup.serve_with(&[("source_query_seconds", "1")]);
+    setup.database.set_faults(|faults| faults.spoils.push_back((Aim::Feeds, Spoil::Nothing)));
+    let mut reader = Reader::new(&server.address);
+    assert_eq!([reader.next(), reader.next()], ["INITIALIZING", "STALE Source"]);
+    reader.until("LIVE");
+    assert_eq!(doubts(&server, "silent"), 1.0);
+    reader.expect_quiet(&setup);
 }
 
 #[test]

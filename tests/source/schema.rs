@@ -5,6 +5,7 @@ use serde_json::json;
 use super::program::Program;
 use super::reader::Reader;
 use super::setup::{PASSWORD, Setup, options};
+use crate::support::process::eventually;
 
 const TABLES: [(&str, &str); 10] = [
     ("captcha_solver", "id"),
@@ -58,6 +59,12 @@ fn a_database_that_does_not_exist_is_refused_and_init_makes_it() {
     let refused = Program::start(&serve, &password).end();
     assert_eq!(refused.status, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("the database another lacks everything"), "{}", refused.stderr);
+    // It has left nothing in the data directory that would keep the right one from being served there.
+    assert_eq!(setup.init().status, Some(0));
+    Reader::live(&setup.serve()).expect_quiet(&setup);
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().to_str().expect("a path in UTF-8");
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir, "--source", &url];
     let made = Program::start(&["init", "--source", &url], &password).end();
     assert_eq!(made.status, Some(0), "{made:?}");
     assert!(made.stdout.starts_with("made the database another\n"), "{}", made.stdout);
@@ -112,4 +119,19 @@ fn without_a_table_of_canaries_tables_are_followed_all_the_same() {
     reader.expect_quiet(&setup);
     program.until_said("there is no table starfeed_canary");
     assert_eq!(setup.database.open_feeds(), ["domain_login"]);
+}
+
+#[test]
+fn a_table_of_canaries_that_goes_away_is_missed_once() {
+    let setup = Setup::new();
+    let mut program = setup.start(&[]);
+    let mut reader = Reader::new(&program.address());
+    reader.until("LIVE");
+    setup.database.drop_table("starfeed_canary");
+    setup.database.forget_queries();
+    let canaries = |query: &&String| query.contains("starfeed_canary");
+    eventually("it is tried again", || setup.database.queries().iter().filter(canaries).count() >= 3);
+    assert_eq!(program.stderr().matches("the canary cannot be sent").count(), 1, "{}", program.stderr());
+    reader.expect_quiet(&setup);
+    assert!(!program.stderr().contains("cannot be followed"), "{}", program.stderr());
 }

@@ -105,6 +105,13 @@ impl ServerProcess {
         self.wait();
     }
 
+    /// Stops it for so long, as a machine that sleeps does.
+    pub(crate) fn pause_for(&self, pause: Duration) {
+        kill_process(self.pid(), Signal::STOP).expect("it is running");
+        std::thread::sleep(pause);
+        kill_process(self.pid(), Signal::CONT).expect("it is stopped");
+    }
+
     fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {

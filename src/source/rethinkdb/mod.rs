@@ -170,8 +170,14 @@ impl RethinkDb {
         let link_options = link_options(options)?;
         let link = || Link::new(Arc::clone(&link_options), parts.connections.clone());
         let (commands, feeds_link) = (link(), link());
-        let has_copy = adopt(&parts, &address).await?;
+        let name = format!("rethinkdb/{}", address.database);
+        let has_copy = is_copy_of(&name, &parts.store)?;
         let has_canaries = first_check(&commands, &address, has_copy).await?;
+        if !has_copy {
+            // Only now: a database that cannot be served leaves nothing behind.
+            let written = parts.writer.submit(vec![progress::become_copy_of(&name)])?;
+            let _ = written.await.unwrap_or(Err(StoreError::Stopped))?;
+        }
         let progress = Progress::load(&parts.store)?;
         let attached = Arc::new(Attached::default());
         let mut visibility = HashMap::new();
@@ -247,10 +253,9 @@ fn link_options(options: RethinkDbOptions) -> Result<Arc<LinkOptions>, StartErro
     Ok(Arc::new(LinkOptions { address, password, tls, limits }))
 }
 
-/// Makes the store a copy of the database, unless it is one already: then it says so. It must not be anything else.
-async fn adopt(parts: &Parts, address: &Address) -> Result<bool, StartError> {
-    let name = format!("rethinkdb/{}", address.database);
-    match progress::origin(&parts.store)? {
+/// Whether `store` is a copy of the source `name` already. It must not be anything else.
+fn is_copy_of(name: &str, store: &Store) -> Result<bool, StartError> {
+    match progress::origin(store)? {
         Origin::CopyOf(other) if other == name => Ok(true),
         Origin::CopyOf(other) => Err(StartError::Origin(format!(
             "the data directory is a copy of {other}, and not of {name}: choose another one (--data-dir)"
@@ -259,11 +264,7 @@ async fn adopt(parts: &Parts, address: &Address) -> Result<bool, StartError> {
             "the data directory has rows of its own, which the database would replace: choose another one (--data-dir)"
                 .to_owned(),
         )),
-        Origin::New => {
-            let written = parts.writer.submit(vec![progress::become_copy_of(&name)])?;
-            let _ = written.await.unwrap_or(Err(StoreError::Stopped))?;
-            Ok(false)
-        }
+        Origin::New => Ok(false),
     }
 }
 
@@ -331,6 +332,7 @@ impl Watch {
             tracing::info!(address = %self.address, "there is no table {table} (starfeed init makes it): only the connection is watched");
             return;
         }
+        let mut told = None;
         loop {
             self.attached.some().await;
             if let Ok(connection) = self.link.connection().await {
@@ -338,22 +340,25 @@ impl Watch {
                     biased;
                     () = self.attached.none() => {}
                     () = connection.ended() => {}
-                    error = self.canary.watch(&connection) => self.give_up(&connection, &error),
+                    error = self.canary.watch(&connection) => self.give_up(&connection, error, &mut told),
                 }
             }
             tokio::time::sleep(WATCH_PAUSE).await;
         }
     }
 
-    fn give_up(&self, connection: &Connection, error: &ReqlError) {
-        match error {
+    /// Gives the connection up if it may be dead; logs why if that was not the last that was logged.
+    fn give_up(&self, connection: &Connection, error: ReqlError, told: &mut Option<ReqlError>) {
+        if matches!(error, ReqlError::Refused { .. }) {
             // The table of canaries is gone, or may not be written: nothing is known of the others.
-            ReqlError::Refused { .. } => tracing::warn!(%error, "the canary cannot be sent"),
-            _ => {
-                tracing::warn!(%error, "a canary did not come back; the connection is given up");
-                connection.give_up(error);
+            if told.as_ref() != Some(&error) {
+                tracing::warn!(%error, "the canary cannot be sent; only the connection is watched until it can");
             }
+        } else {
+            tracing::warn!(%error, "a canary did not come back; the connection is given up");
+            connection.give_up(&error);
         }
+        *told = Some(error);
     }
 }
 

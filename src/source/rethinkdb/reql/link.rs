@@ -55,12 +55,9 @@ pub struct Link {
 #[derive(Default)]
 struct LinkState {
     connection: Option<Connection>,
-    /// The last attempt failed, and when: those who ask right after it are not kept waiting for another one.
+    /// The last attempt failed, and when: it has failed for all who waited for it, too.
     failure: Option<(Instant, ReqlError)>,
 }
-
-/// A failed attempt answers for so long for the next ones.
-const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 
 impl Link {
     /// A way to the database of `options`; `tracker` has the tasks of its connections.
@@ -70,13 +67,14 @@ impl Link {
 
     /// The connection; a new one if there is none that is of use.
     pub async fn connection(&self) -> Result<Connection, ReqlError> {
+        let asked_at = Instant::now();
         let mut state = self.state.lock().await;
         if let Some(connection) = state.connection.as_ref().filter(|connection| !connection.has_ended()) {
             return Ok(connection.clone());
         }
         state.connection = None;
         if let Some((at, error)) = &state.failure
-            && at.elapsed() < FAILURE_HOLDS
+            && *at >= asked_at
         {
             return Err(error.clone());
         }
