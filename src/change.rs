@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::json;
+
 /// The name of a table inside its namespace (a database, a tenant; `default` where nobody chose one).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Table {
@@ -164,7 +166,7 @@ impl Document {
 
     /// Reads one JSON object. The error says what is wrong with the text, without repeating it.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let value: Value = serde_json::from_slice(text).map_err(|error| json_error(&error))?;
+        let value = json::read(text).map_err(|error| json_error(&error))?;
         match value {
             Value::Object(object) => Ok(Self::from_object(object)),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
@@ -190,7 +192,10 @@ impl Document {
 
     /// The members of the object; `None` where stored bytes are no JSON object, which only a damaged or foreign store has.
     pub fn members(&self) -> Option<serde_json::Map<String, Value>> {
-        serde_json::from_slice(&self.0).ok()
+        match json::read(&self.0) {
+            Ok(Value::Object(members)) => Some(members),
+            _ => None,
+        }
     }
 }
 

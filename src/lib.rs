@@ -25,6 +25,8 @@
 
 // Faults that tests switch on to prove that they would find them.
 pub mod planted;
+// JSON values, read as they stand.
+pub mod json;
 // What happened, where, in which order.
 pub mod change;
 // How many rows, and which: one number to compare.

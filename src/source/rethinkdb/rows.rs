@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::catalog::StoredTable;
 use crate::change::{Document, Key};
+use crate::json;
 
 /// A row that cannot be kept.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl BadRow {
 
 /// Reads a row: its key, and the document without what is never served.
 pub(super) fn read(table: &StoredTable, row: &RawValue) -> Result<(Key, Document), BadRow> {
-    match serde_json::from_str::<Value>(row.get()) {
+    match json::read(row.get().as_bytes()) {
         Ok(Value::Object(mut members)) => {
             let key = members.get(table.primary_key).and_then(key_of);
             let key =
@@ -41,7 +42,10 @@ pub(super) fn read(table: &StoredTable, row: &RawValue) -> Result<(Key, Document
             Ok((key, Document::from_object(members)))
         }
         Ok(_) => Err(BadRow { key: None, problem: "it is no object" }),
-        Err(_) => Err(BadRow { key: key_only(table, row), problem: "it is nested too deeply" }),
+        Err(_) => Err(BadRow {
+            key: key_only(table, row),
+            problem: "it is nested too deeply, or has a number that cannot be kept",
+        }),
     }
 }
 
@@ -49,7 +53,7 @@ pub(super) fn read(table: &StoredTable, row: &RawValue) -> Result<(Key, Document
 pub(super) fn key_only(table: &StoredTable, row: &RawValue) -> Option<Key> {
     // Members are not read before it is known that they are the key: they may be nested too deeply to be read.
     let members: HashMap<String, &RawValue> = serde_json::from_str(row.get()).ok()?;
-    let key: Value = serde_json::from_str(members.get(table.primary_key)?.get()).ok()?;
+    let key = json::read(members.get(table.primary_key)?.get().as_bytes()).ok()?;
     key_of(&key)
 }
 

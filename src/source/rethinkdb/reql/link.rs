@@ -13,10 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::{TlsConnector, rustls};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ impl Link {
             Some(connector) => {
                 let name = ServerName::try_from(address.host.clone())
                     .map_err(|_| ReqlError::Unreachable("the host cannot be in a certificate".to_owned()))?;
-                Box::new(connector.connect(name, stream).await.map_err(unreachable)?)
+                Box::new(connector.connect(name, stream).await.map_err(|error| tls_error(&error))?)
             }
         };
         let mut received = BytesMut::new();
@@ -120,6 +120,19 @@ impl Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Link({})", self.options.address)
+    }
+}
+
+/// A server that is not to be trusted, or does not encrypt, will not be another one the next time.
+fn tls_error(error: &std::io::Error) -> ReqlError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(error @ rustls::Error::InvalidCertificate(_)) => ReqlError::Login(format!(
+            "its certificate is not to be trusted: {error}; check source_ca_file and the host"
+        )),
+        Some(error @ rustls::Error::InvalidMessage(_)) => {
+            ReqlError::Protocol(format!("it does not encrypt on this port: {error}"))
+        }
+        _ => ReqlError::Unreachable(error.to_string()),
     }
 }
 
