@@ -4,8 +4,11 @@ mod database {
     mod checker;
     mod client;
     mod differential;
+    mod encrypted;
+    mod facts;
     mod faults;
     mod feeds;
+    mod held_back;
     mod rows;
     mod wish;
     mod writer;
