@@ -1,6 +1,7 @@
 //! A real RethinkDB as the source: every scenario of the embedded store, and what can go wrong only there.
 
 mod database {
+    mod accounts;
     mod checker;
     mod client;
     mod differential;

@@ -146,38 +146,6 @@ fn a_row_that_is_nested_too_deeply_harms_only_itself() {
     assert!(server.metric("starfeed_row_problems_total") >= 1.0);
 }
 
-#[test]
-fn an_account_that_may_only_read_and_write_is_enough() {
-    let Some(rethinkdb) = Rethinkdb::of_our_own(&[]) else { return };
-    init(&rethinkdb.url("admin", DATABASE));
-    for (user, may_write) in [("feed", true), ("reader", false)] {
-        rethinkdb.ask(r.db("rethinkdb").table("users").insert(json!({"id": user, "password": "hunter2"})));
-        let permissions =
-            json!({"user": user, "database": DATABASE, "permissions": {"read": true, "write": may_write}});
-        let id = json!([user, database_id(&rethinkdb)]);
-        let mut permissions = permissions;
-        permissions["id"] = id;
-        rethinkdb.ask(r.db("rethinkdb").table("permissions").insert(permissions));
-    }
-    let server = ServerProcess::of_source(&rethinkdb.url("feed", DATABASE), "hunter2", ":memory:", &[]);
-    let mut client = live(&server);
-    client.request(set_login("a.example", "1"));
-    until(&mut client, "ADDED a.example new=1");
-    client.request(delete_login("a.example"));
-    until(&mut client, "DELETED a.example old=1");
-
-    let server = ServerProcess::of_source(&rethinkdb.url("reader", DATABASE), "hunter2", ":memory:", &[]);
-    let mut client = live(&server);
-    let text = client.refusal(set_login("b.example", "1"));
-    assert!(text.contains("`write` permission"), "{text}");
-    assert!(!server.page("/metrics").1.contains("hunter2"));
-}
-
-fn database_id(rethinkdb: &Rethinkdb) -> Value {
-    let databases = crate::support::rethinkdb::ask::members(rethinkdb.ask(r.db("rethinkdb").table("db_config")));
-    databases.into_iter().find(|row| row["name"] == DATABASE).expect("the database")["id"].clone()
-}
-
 /// What `starfeed` says that cannot start.
 fn refused(arguments: &[&str], password: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
