@@ -1,11 +1,15 @@
 //! A real RethinkDB as the source: every scenario of the embedded store, and what can go wrong only there.
 
 mod database {
+    mod accounts;
     mod checker;
     mod client;
     mod differential;
+    mod encrypted;
+    mod facts;
     mod faults;
     mod feeds;
+    mod held_back;
     mod rows;
     mod wish;
     mod writer;

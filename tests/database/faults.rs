@@ -1,8 +1,6 @@
 //! What can go wrong between a real database and the server, each with what clients see of it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output};
 
 use reql::r;
@@ -11,6 +9,7 @@ use serde_json::{Value, json};
 use starfeed::proto::{self, event::Body};
 
 use crate::support::process::{ServerProcess, eventually};
+use crate::support::proxy::Proxy;
 use crate::support::raw::{RawClient, delete_login, set_login};
 use crate::support::rethinkdb::database::init;
 use crate::support::rethinkdb::server::Rethinkdb;
@@ -147,38 +146,6 @@ fn a_row_that_is_nested_too_deeply_harms_only_itself() {
     assert!(server.metric("starfeed_row_problems_total") >= 1.0);
 }
 
-#[test]
-fn an_account_that_may_only_read_and_write_is_enough() {
-    let Some(rethinkdb) = Rethinkdb::of_our_own(&[]) else { return };
-    init(&rethinkdb.url("admin", DATABASE));
-    for (user, may_write) in [("feed", true), ("reader", false)] {
-        rethinkdb.ask(r.db("rethinkdb").table("users").insert(json!({"id": user, "password": "hunter2"})));
-        let permissions =
-            json!({"user": user, "database": DATABASE, "permissions": {"read": true, "write": may_write}});
-        let id = json!([user, database_id(&rethinkdb)]);
-        let mut permissions = permissions;
-        permissions["id"] = id;
-        rethinkdb.ask(r.db("rethinkdb").table("permissions").insert(permissions));
-    }
-    let server = ServerProcess::of_source(&rethinkdb.url("feed", DATABASE), "hunter2", ":memory:", &[]);
-    let mut client = live(&server);
-    client.request(set_login("a.example", "1"));
-    until(&mut client, "ADDED a.example new=1");
-    client.request(delete_login("a.example"));
-    until(&mut client, "DELETED a.example old=1");
-
-    let server = ServerProcess::of_source(&rethinkdb.url("reader", DATABASE), "hunter2", ":memory:", &[]);
-    let mut client = live(&server);
-    let text = client.refusal(set_login("b.example", "1"));
-    assert!(text.contains("`write` permission"), "{text}");
-    assert!(!server.page("/metrics").1.contains("hunter2"));
-}
-
-fn database_id(rethinkdb: &Rethinkdb) -> Value {
-    let databases = crate::support::rethinkdb::ask::members(rethinkdb.ask(r.db("rethinkdb").table("db_config")));
-    databases.into_iter().find(|row| row["name"] == DATABASE).expect("the database")["id"].clone()
-}
-
 /// What `starfeed` says that cannot start.
 fn refused(arguments: &[&str], password: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
@@ -202,42 +169,12 @@ fn a_wrong_password_is_said_and_not_repeated() {
     live(&server);
 }
 
-/// Passes bytes on, `piece` at a time, both ways.
-fn proxy(rethinkdb: &Rethinkdb, piece: usize) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("an address").port();
-    let target = (rethinkdb.host.clone(), rethinkdb.port);
-    std::thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let server = TcpStream::connect((target.0.as_str(), target.1)).expect("the database");
-            for stream in [&client, &server] {
-                stream.set_nodelay(true).expect("a socket");
-            }
-            let (client_too, server_too) =
-                (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
-            std::thread::spawn(move || pass_on(client, server, piece));
-            std::thread::spawn(move || pass_on(server_too, client_too, piece));
-        }
-    });
-    port
-}
-
-fn pass_on(mut from: TcpStream, mut to: TcpStream, piece: usize) {
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if buffer[..count].chunks(piece).any(|piece| to.write_all(piece).is_err()) {
-            break;
-        }
-    }
-    // It may be closed already.
-    let _ = to.shutdown(Shutdown::Both);
-}
-
 #[test]
 fn it_does_not_matter_how_the_bytes_are_cut() {
     let Some(rethinkdb) = Rethinkdb::of_our_own(&[]) else { return };
     for piece in [1, 16, 60] {
-        let url = format!("rethinkdb://admin@127.0.0.1:{}/{DATABASE}", proxy(&rethinkdb, piece));
+        let proxy = Proxy::start(&rethinkdb.host, rethinkdb.port, piece);
+        let url = format!("rethinkdb://admin@127.0.0.1:{}/{DATABASE}", proxy.port);
         init(&url);
         let server = ServerProcess::of_source(&url, "", ":memory:", &[]);
         let mut client = RawClient::connect(&server.address);

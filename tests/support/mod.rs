@@ -9,6 +9,7 @@ pub(crate) mod filter_cases;
 pub(crate) mod filter_reference;
 pub(crate) mod folded;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod reql;
 pub(crate) mod rethinkdb;

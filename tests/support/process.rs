@@ -105,11 +105,16 @@ impl ServerProcess {
         self.wait();
     }
 
+    /// Lets it stand still, or go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it is running");
+    }
+
     /// Stops it for so long, as a machine that sleeps does.
     pub(crate) fn pause_for(&self, pause: Duration) {
-        kill_process(self.pid(), Signal::STOP).expect("it is running");
+        self.signal(Signal::STOP);
         std::thread::sleep(pause);
-        kill_process(self.pid(), Signal::CONT).expect("it is stopped");
+        self.signal(Signal::CONT);
     }
 
     fn wait(&mut self) -> ExitStatus {
