@@ -263,8 +263,7 @@ impl World {
         self.tables.replace(Some(tables));
         let verified: Vec<Vec<u64>> = self.each(|checker| checker.verified);
         let started = Instant::now();
-        loop {
-            let Some(difference) = self.difference(&verified) else { break };
+        while let Some(difference) = self.difference(&verified) {
             if started.elapsed() > SETTLING {
                 return Err(difference);
             }

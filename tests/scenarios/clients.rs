@@ -101,6 +101,7 @@ fn a_stalled_client_costs_the_others_nothing_and_is_exact_when_it_reads_again() 
     let mut writer = RawClient::connect(&server.address);
     let mut stalled = RawClient::connect(&server.address);
     stalled.bound_receive_buffer(16 * 1024);
+    stalled.be_patient();
     stalled.subscribe(subscribe_logins());
     let mut healthy: Vec<(RawClient, Held)> = (0..HEALTHY)
         .map(|_| {

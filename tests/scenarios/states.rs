@@ -148,7 +148,7 @@ fn a_heartbeat_says_what_is_held() {
 /// One row that changes faster than anybody reads, and the row of another table that shows the end.
 #[test]
 fn a_client_that_coalesces_gets_the_newest_state_only() {
-    const CHANGES: usize = 10_000;
+    const CHANGES: usize = backend::MANY_CHANGES;
     let Some(server) =
         backend::server(&[("outbox_bytes", "20000"), ("window_bytes", "100000"), ("send_buffer_bytes", "10000")])
     else {
@@ -157,6 +157,7 @@ fn a_client_that_coalesces_gets_the_newest_state_only() {
     let mut writer = RawClient::connect(&server.address);
     let mut coalescing = RawClient::connect(&server.address);
     coalescing.bound_receive_buffer(4 * 1024);
+    coalescing.be_patient();
     coalescing.subscribe(table(
         "domain_login",
         SubscribeOptions { coalesce: Some(true), tokens: Some(true), states: Some(true), ..documents() },
@@ -175,7 +176,11 @@ fn a_client_that_coalesces_gets_the_newest_state_only() {
     events.extend(until(&mut coalescing, "LIVE"));
     let rows: Vec<String> = lines(&events).into_iter().filter(|line| line.contains("hot.example")).collect();
     assert!(rows.len() < CHANGES / 4, "{} events", rows.len());
-    assert!(rows.last().is_some_and(|line| line.starts_with("UPDATED hot.example new=9999 old=")), "{:?}", rows.last());
+    assert!(
+        rows.last().is_some_and(|line| line.starts_with(&format!("UPDATED hot.example new={} old=", CHANGES - 1))),
+        "{:?}",
+        rows.last()
+    );
     // Each goes on where the one before ended: nothing lies between.
     for (one, next) in rows.iter().zip(&rows[1..]) {
         let new = one.split(' ').find_map(|word| word.strip_prefix("new=")).expect("a new row");
@@ -192,7 +197,7 @@ fn a_client_that_coalesces_gets_the_newest_state_only() {
     }
     assert_eq!(
         next_told(&mut coalescing, 2),
-        ["UPDATED hot.example new=X old=9999", "UPDATED hot.example new=Y old=X"]
+        [format!("UPDATED hot.example new=X old={}", CHANGES - 1), "UPDATED hot.example new=Y old=X".to_owned()]
     );
     eventually("nothing waits any more", || server.metric("starfeed_waiting_bytes") == 0.0);
 }

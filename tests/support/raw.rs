@@ -116,6 +116,11 @@ impl RawClient {
         rustix::net::sockopt::set_socket_recv_buffer_size(&self.stream, bytes).expect("the buffer can be bounded");
     }
 
+    /// Waits longer: to a peer that had no room for a while, a system looks only now and then whether there is some again.
+    pub(crate) fn be_patient(&self) {
+        self.stream.set_read_timeout(Some(8 * TIMEOUT)).expect("a timeout can be set");
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server reads");
     }

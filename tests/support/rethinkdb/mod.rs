@@ -21,7 +21,7 @@ use super::process::{ServerProcess, Start};
 
 /// So many that they fill every buffer on the way, and not more: each waits for the disk, and for one client they do so one after the
 /// other.
-pub(crate) const MANY_CHANGES: usize = 4_000;
+pub(crate) const MANY_CHANGES: usize = 3_000;
 
 /// The server that the tests of this process share.
 pub(crate) fn shared() -> Option<&'static Rethinkdb> {
