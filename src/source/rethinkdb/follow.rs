@@ -261,7 +261,9 @@ impl Copy<'_> {
         let mut unit = Unit::new();
         let mut gone = None;
         metrics.source_rows.inc_by(rows.len() as u64);
-        while let (None, Some(row)) = (&gone, rows.pop_front()) {
+        while gone.is_none()
+            && let Some(row) = rows.pop_front()
+        {
             match self.mirror.take(&FeedRow::read(row)) {
                 Effect::Write(mutation) => unit.push(mutation),
                 Effect::Nothing => {}
