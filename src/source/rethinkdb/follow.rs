@@ -12,13 +12,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::attached::Attached;
-use super::mirror::{CopyState, Effect, Gone, Mirror};
+use super::mirror::{CopyState, Gone, Mirror};
 use super::reql::{Connection, Cursor, Link, Page, Refusal, ReqlError, Term};
-use super::rows::FeedRow;
 use super::visibility::Visibility;
 use crate::backoff::{Backoff, Random};
 use crate::catalog::StoredTable;
-use crate::change::Table;
+use crate::change::{Key, Table};
 use crate::feed::{Feeds, SourceDoubt, SourceState};
 use crate::metrics::Metrics;
 use crate::source::progress::Progress;
@@ -258,23 +257,12 @@ impl Copy<'_> {
     /// Takes rows until the feed has sent all that there are, or there are no more of them.
     fn take_until_ready(&mut self, rows: &mut VecDeque<&RawValue>) -> Result<Option<Gone>, Doubt> {
         let Follow { metrics, table, .. } = self.follow;
+        let before = rows.len();
         let mut unit = Unit::new();
-        let mut gone = None;
-        metrics.source_rows.inc_by(rows.len() as u64);
-        while gone.is_none()
-            && let Some(row) = rows.pop_front()
-        {
-            match self.mirror.take(&FeedRow::read(row)) {
-                Effect::Write(mutation) => unit.push(mutation),
-                Effect::Nothing => {}
-                Effect::Ready(missing) => gone = Some(missing),
-                Effect::Bad { delete, key, problem } => {
-                    metrics.row_problems.report(table, &key, &problem);
-                    unit.extend(delete);
-                }
-                Effect::Doubt { doubt, text } => return Err(Doubt { doubt, text }),
-            }
-        }
+        let report = |key: &Key, problem: &str| metrics.row_problems.report(table, key, &problem);
+        let gone = self.mirror.take_until_ready(rows, &mut unit, report);
+        metrics.source_rows.inc_by((before - rows.len()) as u64);
+        let gone = gone.map_err(|(doubt, text)| Doubt { doubt, text })?;
         self.submit(unit)?;
         Ok(gone)
     }

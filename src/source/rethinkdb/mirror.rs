@@ -4,14 +4,16 @@
 //! until it was ready is gone from the database, so from the copy too. After that each change is written as it comes. Every
 //! row of a feed is about one document, and for one document they come in order; that is all that this relies on.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
+
+use serde_json::value::RawValue;
 
 use super::rows::{self, BadRow, FeedRow};
 use crate::catalog::StoredTable;
 use crate::change::{Cause, Key};
 use crate::feed::SourceDoubt;
 use crate::planted::PlantedBug;
-use crate::store::Mutation;
+use crate::store::{Mutation, Unit};
 
 /// What a copy is before a feed is opened.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +110,29 @@ impl Mirror {
         matches!(self.phase, Phase::Level)
     }
 
+    /// Takes `rows` up to the one that says that all were sent, if there is one; what stands behind that is left. What is to be
+    /// written goes to `unit`, and rows that cannot be kept to `report`.
+    pub(super) fn take_until_ready(
+        &mut self,
+        rows: &mut VecDeque<&RawValue>,
+        unit: &mut Unit,
+        mut report: impl FnMut(&Key, &str),
+    ) -> Result<Option<Gone>, (SourceDoubt, String)> {
+        while let Some(row) = rows.pop_front() {
+            match self.take(&FeedRow::read(row)) {
+                Effect::Write(mutation) => unit.push(mutation),
+                Effect::Nothing => {}
+                Effect::Ready(gone) => return Ok(Some(gone)),
+                Effect::Bad { delete, key, problem } => {
+                    report(&key, problem);
+                    unit.extend(delete);
+                }
+                Effect::Doubt { doubt, text } => return Err((doubt, text)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Takes the next row of the feed.
     pub fn take(&mut self, row: &FeedRow<'_>) -> Effect {
         let doubt = |doubt, text: &str| Effect::Doubt { doubt, text: text.to_owned() };
@@ -145,7 +170,7 @@ impl Mirror {
         }
     }
 
-    fn write(&mut self, row: &serde_json::value::RawValue, cause: Cause) -> Effect {
+    fn write(&mut self, row: &RawValue, cause: Cause) -> Effect {
         let (key, effect) = match rows::read(&self.table, row) {
             Ok((key, document)) => {
                 let mutation = Mutation { cause, ..Mutation::put(self.table.table(), key.clone(), document) };

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::value::RawValue;
 
@@ -188,4 +188,19 @@ fn what_nobody_has_seen_is_loaded_and_not_logged() {
     assert_eq!(fixture.holds(), [("a".to_owned(), 2)]);
     let causes: Vec<Cause> = fixture.written.iter().map(|(_, cause)| *cause).collect();
     assert_eq!(causes, [Cause::Load, Cause::Write, Cause::Resync]);
+}
+
+#[test]
+fn what_stands_behind_the_last_of_the_first_rows_is_taken_too() {
+    let texts = [INITIALIZING.to_owned(), initial("a", 1), READY.to_owned(), change("b", 1), change("c", 1)];
+    let raw: Vec<Box<RawValue>> = texts.into_iter().map(|text| RawValue::from_string(text).expect("JSON")).collect();
+    let mut rows: VecDeque<&RawValue> = raw.iter().map(AsRef::as_ref).collect();
+    let mut mirror = mirror(false);
+    let mut written = |mirror: &mut Mirror| {
+        let mut unit = Unit::new();
+        let gone = mirror.take_until_ready(&mut rows, &mut unit, |key, problem| panic!("{key}: {problem}"));
+        (gone.expect("no doubt").is_some(), unit.iter().map(|mutation| mutation.key.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(written(&mut mirror), (true, vec!["a".to_owned()]));
+    assert_eq!(written(&mut mirror), (false, vec!["b".to_owned(), "c".to_owned()]));
 }
