@@ -10,6 +10,7 @@ mod database {
     mod faults;
     mod feeds;
     mod held_back;
+    mod readme;
     mod rows;
     mod wish;
     mod writer;

@@ -73,7 +73,7 @@ fn a_queue_that_overflows_is_noticed_and_made_good() {
 
 #[test]
 fn a_database_that_stands_still_is_told_and_caught_up_with() {
-    let Some((rethinkdb, server)) = start(&[], &[]) else { return };
+    let Some((rethinkdb, server)) = start(&[], &[("source_silence_seconds", "4")]) else { return };
     let mut client = live(&server);
     let mut plain = RawClient::connect(&server.address);
     plain.subscribe(list("domain_login", proto::SubscribeOptions::default()));

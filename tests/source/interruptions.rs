@@ -89,7 +89,7 @@ fn tokens_from_before_and_during_an_outage_resume() {
 #[test]
 fn a_database_that_falls_silent_is_noticed_and_found_again() {
     let setup = three_rows();
-    let server = setup.serve();
+    let server = setup.serve_with(&[("source_silence_seconds", "4")]);
     let mut reader = Reader::live(&server);
     let mut writer = crate::support::raw::RawClient::connect(&server.address);
     setup.database.set_faults(|faults| faults.is_mute = true);
