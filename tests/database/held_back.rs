@@ -19,7 +19,7 @@ use crate::support::told::{documents, list, next_told, states, told, until};
 const WHOLE: usize = usize::MAX;
 
 fn row(number: usize, url: &str) -> Value {
-    json!({"domain": format!("{number:05}.example"), "login_url": url, "login_test": null, "users": []})
+    json!({"domain": format!("{number:06}.example"), "login_url": url, "login_test": null, "users": []})
 }
 
 /// Over the rows that are there, and not waiting for the disk.
@@ -41,7 +41,7 @@ fn a_connection_that_is_half_gone_is_noticed_and_made_anew() {
     client.subscribe(list("domain_login", options()));
     until(&mut client, "LIVE");
     database.put("domain_login", &row(1, "A"));
-    assert_eq!(next_told(&mut client, 1), ["ADDED 00001.example new=A"]);
+    assert_eq!(next_told(&mut client, 1), ["ADDED 000001.example new=A"]);
     let before = proxy.connections();
     proxy.swallow();
     database.put("domain_login", &row(1, "B"));
@@ -49,11 +49,11 @@ fn a_connection_that_is_half_gone_is_noticed_and_made_anew() {
     assert_eq!(next_told(&mut client, 1), ["STALE Source"]);
     let mut seen: Vec<String> = until(&mut client, "LIVE").iter().map(told).collect();
     seen.sort();
-    assert_eq!(seen, ["ADDED 00002.example new=A", "LIVE", "UPDATED 00001.example new=B old=A"]);
+    assert_eq!(seen, ["ADDED 000002.example new=A", "LIVE", "UPDATED 000001.example new=B old=A"]);
     assert!(proxy.connections() > before, "the way it went before is no way any more");
     assert!(server.metric("starfeed_source_doubts_total{reason=\"silent\"}") >= 1.0);
     database.put("domain_login", &row(2, "B"));
-    assert_eq!(next_told(&mut client, 1), ["UPDATED 00002.example new=B old=A"]);
+    assert_eq!(next_told(&mut client, 1), ["UPDATED 000002.example new=B old=A"]);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn changes_that_are_thrown_away_while_the_server_stands_still_are_made_good() {
     // Each change comes by itself again.
     database.put("domain_login", &row(0, "A"));
     database.put("domain_login", &row(0, "B"));
-    assert_eq!(next_told(&mut client, 2), ["UPDATED 00000.example new=A old=0", "UPDATED 00000.example new=B old=A"]);
+    assert_eq!(next_told(&mut client, 2), ["UPDATED 000000.example new=A old=0", "UPDATED 000000.example new=B old=A"]);
 }
 
 /// Takes what `events` bring.
@@ -146,4 +146,57 @@ fn changes_that_are_thrown_away_while_a_table_is_first_read_are_made_good() {
     let mut rows = BTreeMap::new();
     take(&mut rows, until(&mut client, "LIVE"));
     assert_eq!(rows, stored(&database));
+}
+
+#[test]
+fn rows_that_come_and_go_while_a_table_is_read_again_are_right() {
+    const ROWS: usize = 30_000;
+    const ROUNDS: usize = 4;
+    // One a second.
+    const HEARTBEATS: usize = 15;
+    let Some(database) = Database::lease() else { return };
+    for part in 0..ROWS / 1000 {
+        let rows: Vec<Value> = (0..1000).map(|at| row(part * 1000 + at, "0")).collect();
+        database.server.ask(database.table("domain_login").insert(r.args((json!(rows), soft()))));
+    }
+    let server = ServerProcess::of_source(&database.url(), "", ":memory:", &[("source_linger_seconds", "1")]);
+    for round in 0..ROUNDS {
+        let is_over = AtomicBool::new(false);
+        let mut rows = BTreeMap::new();
+        let mut client = RawClient::connect(&server.address);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut number = ROWS;
+                while !is_over.load(Ordering::Relaxed) {
+                    number += 1;
+                    let new: Vec<Value> =
+                        (0..50).map(|at| row((2 + round) * ROWS + number + at, &round.to_string())).collect();
+                    database.server.ask(database.table("domain_login").insert(r.args((json!(new), soft()))));
+                    let old = database.table("domain_login").get(row(number % ROWS, "")["domain"].clone());
+                    database.server.ask(old.delete(()));
+                }
+            });
+            client.subscribe(list("domain_login", SubscribeOptions { heartbeat_seconds: Some(1), ..options() }));
+            take(&mut rows, until(&mut client, "LIVE"));
+            is_over.store(true, Ordering::Relaxed);
+        });
+        // Changes of different rows come in any order: none of them is the last.
+        let expected = stored(&database);
+        for _ in 0..HEARTBEATS {
+            if rows == expected {
+                break;
+            }
+            take(&mut rows, until(&mut client, "HEARTBEAT"));
+        }
+        let is_other = |(domain, url): &(&String, &String)| expected.get(*domain) != Some(url);
+        let wrong: Vec<_> = rows.iter().filter(is_other).collect();
+        let lost: Vec<_> = expected.keys().filter(|domain| !rows.contains_key(*domain)).collect();
+        assert!(wrong.is_empty() && lost.is_empty(), "after {round} more times: wrong {wrong:?}, lost {lost:?}");
+        client.reset();
+        eventually("the table is followed no more", || {
+            server.metric("starfeed_source_level{table=\"domain_login\"}") == 0.0
+        });
+        // What happens while nobody looks shows when somebody looks again.
+        database.put("domain_login", &row(500 + round, "unseen"));
+    }
 }
