@@ -19,6 +19,7 @@ pub(super) const TABLE: CatalogTable = CatalogTable {
     indexes: &[],
     keys: KeyRule::Text,
     secrets: &[Secret { path: &["users", "*", "password"], kind: SecretKind::Whole }],
+    omitted: &[],
     subscribes: |command| match command {
         Command::SubscribeDomainLoginList(request) => Some(request.options.clone()),
         _ => None,

@@ -41,6 +41,8 @@ pub struct CatalogTable {
     pub keys: KeyRule,
     /// What nobody who subscribes may see of its rows.
     pub secrets: &'static [Secret],
+    /// Members that are never served, and may be megabytes.
+    pub omitted: &'static [&'static str],
     /// If a command subscribes to the list of this table: its options, if it has some.
     pub subscribes: fn(&proto::request::Command) -> Option<Option<proto::SubscribeOptions>>,
     /// The number of its events among the bodies of `Event`. They are all alike: 1 is the type, ADDED, UPDATED or DELETED; 4

@@ -19,6 +19,7 @@ pub(super) const TABLE: CatalogTable = CatalogTable {
     indexes: &[Index { name: "name", members: &["name"] }],
     keys: KeyRule::Uuid,
     secrets: &[Secret { path: &["proxy_rules", "*", "proxy_url"], kind: SecretKind::UrlCredentials }],
+    omitted: &[],
     subscribes: |command| match command {
         Command::SubscribePolicyList(request) => Some(request.options.clone()),
         _ => None,

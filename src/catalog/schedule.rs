@@ -22,6 +22,7 @@ pub(super) const TABLE: CatalogTable = CatalogTable {
     indexes: &[Index { name: "schedule_name", members: &["schedule_name"] }],
     keys: KeyRule::Uuid,
     secrets: &[],
+    omitted: &[],
     subscribes: |command| match command {
         Command::SubscribeScheduleList(request) => Some(request.options.clone()),
         _ => None,

@@ -51,8 +51,8 @@ impl StoredTable {
 impl CatalogTable {
     /// The table as the database has it.
     pub fn stored(&self) -> StoredTable {
-        let Self { name, primary_key, indexes, secrets, .. } = *self;
-        StoredTable { name, primary_key, indexes, secrets, omitted: &[], role: Role::Mirrored }
+        let Self { name, primary_key, indexes, secrets, omitted, .. } = *self;
+        StoredTable { name, primary_key, indexes, secrets, omitted, role: Role::Mirrored }
     }
 }
 

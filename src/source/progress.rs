@@ -76,10 +76,14 @@ impl Progress {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).contains(table)
     }
 
-    /// The table was read to its end; what to write, unless that is known.
-    pub(super) fn mark_loaded(&self, table: &Table) -> Option<Mutation> {
-        let is_new = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone());
-        is_new.then(|| put(table.name(), &json!({"loaded": true})))
+    /// What to write when the table was read to its end.
+    pub(super) fn mark(table: &Table) -> Mutation {
+        put(table.name(), &json!({"loaded": true}))
+    }
+
+    /// The mark of the table is on disk.
+    pub(super) fn marked(&self, table: &Table) {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone());
     }
 }
 

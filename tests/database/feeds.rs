@@ -99,6 +99,7 @@ fn ten_thousand_that_come_and_go_leave_nothing_behind() {
     let list = Command::ListPolicies(proto::RequestListPolicies::default());
     assert!(client.request(list).is_some(), "commands are answered");
     eventually("nothing is followed any more", || feeds(&rethinkdb).is_empty());
-    assert_eq!(client_connections(&rethinkdb), connections);
+    // A connection of the test itself may not be counted out yet.
+    eventually("no connection is left over", || client_connections(&rethinkdb) <= connections);
     assert_eq!(server.metric("starfeed_subscriptions"), 0.0);
 }

@@ -1,7 +1,6 @@
 //! The copy outlives the server: what it says of the database is made right again, and it is taken for nothing else.
 
 use std::path::Path;
-
 use std::time::Duration;
 
 use starfeed::proto;

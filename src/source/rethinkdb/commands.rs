@@ -35,18 +35,16 @@ pub(super) async fn query(
             Ok(QueryResult { total: rows.len(), rows, ..QueryResult::default() })
         }
         Query::List { order, offset, limit, .. } => {
-            let counted = Term::table(table.name).count();
-            let (rows, total) = match order {
-                Order::Key => {
-                    let page = Term::table(table.name).order_by_index(table.primary_key).page(*offset, *limit);
-                    tokio::try_join!(reader.rows(&page, bytes_max), reader.number(&counted))?
-                }
-                Order::Member(member) => {
-                    let page = Term::table(table.name).order_by_index(member).page(*offset, *limit);
-                    let (rows, total) = tokio::try_join!(reader.rows(&page, bytes_max), reader.number(&counted))?;
-                    (reader.with_those_without(member, rows, total, (*offset, *limit), bytes_max).await?, total)
-                }
+            let index = match order {
+                Order::Key => table.primary_key,
+                Order::Member(member) => member,
             };
+            let page = Term::table(table.name).order_by_index(index).page(*offset, *limit);
+            let counted = Term::table(table.name).count();
+            let (mut rows, total) = tokio::try_join!(connection.rows(&page, bytes_max), reader.number(&counted))?;
+            if let Order::Member(member) = order {
+                rows = reader.with_those_without(member, rows, total, (*offset, *limit), bytes_max).await?;
+            }
             Ok(QueryResult { rows: reader.kept(rows), total, ..QueryResult::default() })
         }
         Query::After { after, budget, .. } => reader.page_after(after.as_ref(), *budget).await,
@@ -60,10 +58,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn rows(&self, query: &Term, bytes_max: usize) -> Result<Vec<Box<RawValue>>, ReqlError> {
-        self.connection.rows(query, bytes_max).await
-    }
-
     async fn number(&self, query: &Term) -> Result<usize, ReqlError> {
         let value = self.connection.value(query).await?;
         serde_json::from_str(value.get()).map_err(|_| ReqlError::protocol("a number was asked for"))
@@ -73,8 +67,8 @@ impl Reader<'_> {
     async fn page_after(&self, after: Option<&Key>, budget: PageBudget) -> Result<QueryResult, ReqlError> {
         let table = Term::table(self.table.name);
         let rest = after.map_or(table.clone(), |key| table.after(key)).order_by_index(self.table.primary_key);
-        let (rows, is_complete) = self.connection.first_rows(&rest, budget).await?;
-        Ok(QueryResult { rows: self.kept(rows), is_complete, ..QueryResult::default() })
+        let (rows, is_complete) = self.connection.first_rows(&rest, budget, |row| self.keep(row)).await?;
+        Ok(QueryResult { rows, is_complete, ..QueryResult::default() })
     }
 
     /// Behind the rows of an index come those that have not what it holds, in the order of their keys: without them a list would
@@ -93,20 +87,23 @@ impl Reader<'_> {
         }
         let has = self.number(&Term::table(self.table.name).order_by_index(member).count()).await?;
         let rest = Term::table(self.table.name).order_by_index(self.table.primary_key).without_value(member);
-        rows.extend(self.rows(&rest.page(offset.saturating_sub(has), missing), bytes_max).await?);
+        rows.extend(self.connection.rows(&rest.page(offset.saturating_sub(has), missing), bytes_max).await?);
         Ok(rows)
     }
 
     /// The rows that can be read; the others are reported.
     fn kept(&self, rows: impl IntoIterator<Item = Box<RawValue>>) -> Vec<Row> {
-        let kept = rows.into_iter().filter_map(|row| match rows::read(&self.table, &row) {
+        rows.into_iter().filter_map(|row| self.keep(&row)).collect()
+    }
+
+    fn keep(&self, row: &RawValue) -> Option<Row> {
+        match rows::read(&self.table, row) {
             Ok((key, document)) => Some(Row { key, version: Seq::ZERO, document }),
             Err(bad) => {
                 self.problems.report(&self.table.table(), &bad.key_or_unknown(), &bad.problem);
                 None
             }
-        });
-        kept.collect()
+        }
     }
 }
 

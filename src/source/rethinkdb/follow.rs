@@ -21,7 +21,7 @@ use crate::change::{Key, Table};
 use crate::feed::{Feeds, SourceDoubt, SourceState};
 use crate::metrics::Metrics;
 use crate::source::progress::Progress;
-use crate::store::{Mutation, PageBudget, Store, StoreError, Unit, WriteHandle, read};
+use crate::store::{Mutation, PageBudget, Snapshot, Store, StoreError, Unit, WriteHandle, read};
 use crate::task;
 
 /// Keeps the copy of one table.
@@ -198,7 +198,7 @@ impl Follow {
     /// Reads the store.
     async fn read<T: Send + 'static>(
         &self,
-        work: impl Fn(&crate::store::Snapshot, &Table) -> Result<T, StoreError> + Send + 'static,
+        work: impl Fn(&Snapshot, &Table) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (store, table) = (self.store.clone(), self.table.clone());
         task::blocking(move || read(&store, |snapshot| work(snapshot, &table))).await
@@ -309,9 +309,11 @@ impl Copy<'_> {
                 after = last;
             }
         }
-        if let Some(mutation) = self.follow.progress.mark_loaded(&self.follow.table) {
-            self.submit(vec![mutation])?;
+        let Follow { progress, table, .. } = self.follow;
+        if !progress.is_loaded(table) {
+            self.submit(vec![Progress::mark(table)])?;
             self.until_committed().await?;
+            progress.marked(table);
         }
         Ok(())
     }

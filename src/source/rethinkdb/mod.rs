@@ -40,7 +40,7 @@ use super::progress::{self, Origin, Progress};
 use super::{Source, SourceError, Written};
 use crate::backoff::{Backoff, Random};
 use crate::catalog::{Role, stored_tables};
-use crate::change::Table;
+use crate::change::{Key, Table};
 use crate::feed::{Demand, Feeds};
 use crate::metrics::Metrics;
 use crate::store::{Mutation, Query, QueryResult, Store, StoreError, Unit, WriteHandle};
@@ -409,7 +409,7 @@ impl Source for RethinkDb {
 
 /// Waits until the store holds each row as the database left it.
 fn until_visible(
-    mut watches: HashMap<(Table, crate::change::Key), visibility::Watch>,
+    mut watches: HashMap<(Table, Key), visibility::Watch>,
     unit: &Unit,
     rows: commands::Results,
     patience: Duration,

@@ -166,9 +166,7 @@ impl Watch {
             tracing::warn!(%table, key = %self.key, "an acknowledged write was not seen in the changefeed in time");
         }
     }
-}
 
-impl Watch {
     /// Whether a feed would bring what was written.
     fn expects_news(&self) -> bool {
         let state = self.visibility.lock();

@@ -180,12 +180,14 @@ impl Connection {
         Ok(rows)
     }
 
-    /// The first rows that a query answers with, as many as `budget` allows and one at least; and whether those were all.
-    pub async fn first_rows(
+    /// What `keep` makes of the first rows that a query answers with, as many as `budget` allows and one at least; and whether those
+    /// were all. Rows that are not kept do not count: a page of them is not the end.
+    pub async fn first_rows<T>(
         &self,
         query: &Term,
         mut budget: PageBudget,
-    ) -> Result<(Vec<Box<RawValue>>, bool), ReqlError> {
+        mut keep: impl FnMut(&RawValue) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), ReqlError> {
         let mut cursor = self.start(query);
         let mut rows = Vec::new();
         while let Some(page) = self.in_time(cursor.next()).await? {
@@ -193,9 +195,11 @@ impl Connection {
                 if budget.items == 0 || budget.bytes == 0 {
                     return Ok((rows, false));
                 }
-                budget.items -= 1;
-                budget.bytes = budget.bytes.saturating_sub(row.get().len());
-                rows.push(row.to_owned());
+                if let Some(kept) = keep(row) {
+                    budget.items -= 1;
+                    budget.bytes = budget.bytes.saturating_sub(row.get().len());
+                    rows.push(kept);
+                }
             }
         }
         Ok((rows, true))

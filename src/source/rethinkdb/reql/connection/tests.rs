@@ -158,3 +158,20 @@ async fn one_that_says_nothing_is_asked_and_then_given_up() {
     let mut cursor = connection.start(&Term::table("policy"));
     assert_eq!(soon(cursor.next()).await.map(drop), Err(ReqlError::Silent));
 }
+
+#[tokio::test]
+async fn rows_that_are_not_kept_do_not_fill_a_page() {
+    let (connection, mut peer) = connected(LIMITS, 1 << 16);
+    let budget = PageBudget { items: 2, bytes: 1 << 20 };
+    let is_good = |row: &RawValue| (row.get() != "0").then(|| row.get().to_owned());
+    let query = Term::table("policy");
+    let read = connection.first_rows(&query, budget, is_good);
+    let answered = async {
+        let (token, _) = peer.asked().await;
+        peer.answer(token, r#"{"t":3,"r":[0,0,0]}"#).await;
+        assert_eq!(peer.asked().await, (token, CONTINUE_KIND));
+        peer.answer(token, r#"{"t":2,"r":[1,0,2,3]}"#).await;
+    };
+    let (page, ()) = soon(async { tokio::join!(read, answered) }).await;
+    assert_eq!(page, Ok((vec!["1".to_owned(), "2".to_owned()], false)), "and there are more");
+}
