@@ -84,6 +84,16 @@ impl Key {
         Self::tagged(KEY_NUMBER, &ordered.to_be_bytes())
     }
 
+    /// The key that `value` is in a row; `None` for what is no key.
+    pub fn of_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::String(text) => Some(Self::text(text)),
+            Value::Number(number) => number.as_f64().map(Self::number),
+            Value::Object(_) => json::bytes(value).map(|bytes| Self::binary(&bytes)),
+            Value::Null | Value::Bool(_) | Value::Array(_) => None,
+        }
+    }
+
     fn tagged(tag: u8, value: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(value.len() + 1);
         bytes.push(tag);
@@ -95,6 +105,14 @@ impl Key {
     pub fn as_text(&self) -> Option<&str> {
         match self.0.split_first() {
             Some((&KEY_TEXT, text)) => std::str::from_utf8(text).ok(),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a binary key.
+    pub fn as_binary(&self) -> Option<&[u8]> {
+        match self.0.split_first() {
+            Some((&KEY_BINARY, bytes)) => Some(bytes),
             _ => None,
         }
     }
@@ -138,10 +156,12 @@ pub enum KeyValue<'a> {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.as_text(), self.0.split_first()) {
-            (Some(text), _) => f.write_str(text),
-            (None, Some((_, rest))) => rest.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
-            (None, None) => Ok(()),
+        match self.value() {
+            KeyValue::Text(text) => f.write_str(text),
+            // All digits of a huge one help nobody.
+            KeyValue::Number(number) if number.abs() >= 1e18 => write!(f, "{number:e}"),
+            KeyValue::Number(number) => write!(f, "{number}"),
+            KeyValue::Binary(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
         }
     }
 }
@@ -359,6 +379,26 @@ mod tests {
         for number in [0.0, -0.0, 1.5, -2.5, f64::MAX, f64::MIN_POSITIVE, f64::NEG_INFINITY] {
             assert_eq!(Key::number(number).value(), KeyValue::Number(number));
         }
+    }
+
+    #[test]
+    fn keys_are_named_as_one_looks_for_them() {
+        let named = [Key::text("é"), Key::number(17.0), Key::number(-2.5), Key::number(1e300), Key::binary(&[0, 255])];
+        assert_eq!(named.map(|key| key.to_string()), ["é", "17", "-2.5", "1e300", "00ff"]);
+    }
+
+    #[test]
+    fn keys_in_rows_are_text_numbers_or_binary() {
+        let key = |text: &str| Key::of_value(&json::read(text.as_bytes()).expect("JSON"));
+        assert_eq!(key(r#""a""#), Some(Key::text("a")));
+        assert_eq!(key("7"), Some(Key::number(7.0)));
+        assert_eq!(key(r#"{"$reql_type$":"BINARY","data":"AQI="}"#), Some(Key::binary(&[1, 2])));
+        let no_binary = [r#"{"$reql_type$":"BINARY","data":"A"}"#, r#"{"$reql_type$":"TIME","data":"AQI="}"#];
+        for text in ["null", "true", r#"["a"]"#, "{}", r#"{"$reql_type$":"BINARY"}"#].iter().chain(&no_binary) {
+            assert_eq!(key(text), None, "{text}");
+        }
+        assert_eq!(Key::binary(&[1, 2]).as_binary(), Some(&[1, 2][..]));
+        assert_eq!(Key::text("a").as_binary(), None);
     }
 
     #[test]

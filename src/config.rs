@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::crawler::{Crawler, CrawlerLimits};
 use crate::feed::FeedLimits;
 use crate::matcher::FilterLimits;
 use crate::session::SessionLimits;
@@ -56,6 +57,8 @@ pub struct Config {
     pub source_password: Password,
     /// A file with the certificate that signed the one of an encrypted source, in PEM.
     pub source_ca_file: String,
+    /// The API of the crawler that carries out what only it can do, `ws://HOST:PORT/PATH`; empty for none.
+    pub crawler: String,
     /// A proxy in front does TLS and authentication: listen on any address, and accept any Host and Origin.
     pub behind_proxy: bool,
     /// Web pages of other machines that may connect, `https://ui.example`.
@@ -75,6 +78,7 @@ impl Default for Config {
             source_password_file: String::new(),
             source_password: Password::default(),
             source_ca_file: String::new(),
+            crawler: String::new(),
             behind_proxy: false,
             allowed_origins: Vec::new(),
             log: "info".to_owned(),
@@ -192,6 +196,12 @@ limits! {
     source_frame_bytes = 134_217_728;
     /// Changes that the source keeps for a changefeed that is not read from fast enough; beyond that the table is read again.
     source_queue_rows = 1_000_000;
+    /// Seconds until a connection to the crawler has to be ready for use.
+    crawler_connect_seconds = 5;
+    /// Seconds that the crawler has to answer a command that is passed on to it.
+    crawler_answer_seconds = 60;
+    /// Bytes of one message of the crawler; an answer that is longer is refused.
+    crawler_message_bytes = 67_108_864;
 }
 
 impl Limits {
@@ -266,6 +276,15 @@ impl Limits {
         }
     }
 
+    /// Bounds of what the crawler is asked.
+    pub fn crawler(&self) -> CrawlerLimits {
+        CrawlerLimits {
+            connect_timeout: Duration::from_secs(self.crawler_connect_seconds),
+            answer_timeout: Duration::from_secs(self.crawler_answer_seconds),
+            message_bytes: size(self.crawler_message_bytes),
+        }
+    }
+
     /// How much of the log is kept.
     pub fn retention(&self) -> Retention {
         Retention { bytes: self.retention_bytes, age_ms: self.retention_seconds.saturating_mul(1000) }
@@ -316,6 +335,7 @@ impl Config {
         let config: Self =
             table.try_into().map_err(|error: toml::de::Error| ConfigError::Value(error.message().to_owned()))?;
         config.limits.at_least_one()?;
+        config.crawler()?;
         Ok(config)
     }
 
@@ -335,6 +355,18 @@ impl Config {
         };
         let ca_file = (!self.source_ca_file.is_empty()).then(|| PathBuf::from(&self.source_ca_file));
         Ok(Some(RethinkDbOptions { address, password, ca_file, limits: self.limits.source() }))
+    }
+
+    /// The crawler that commands are passed on to, if there is one.
+    pub fn crawler(&self) -> Result<Option<Crawler>, ConfigError> {
+        if self.crawler.is_empty() {
+            return Ok(None);
+        }
+        let crawler = Crawler::new(&self.crawler, self.limits.crawler()).map_err(ConfigError::Value)?;
+        if crawler.is_at(&self.listen) {
+            return Err(ConfigError::Value("crawler is the address that listen has: they are two programs".to_owned()));
+        }
+        Ok(Some(crawler))
     }
 
     /// Which pages of other sites may connect.
@@ -382,7 +414,8 @@ fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
                 | "source"
                 | "source_password"
                 | "source_password_file"
-                | "source_ca_file" => Value::String(text.to_owned()),
+                | "source_ca_file"
+                | "crawler" => Value::String(text.to_owned()),
                 _ => return Err(format!("there is no config key {key}")),
             };
             (table, key, value)
@@ -430,6 +463,8 @@ mod tests {
             (pairs(&[("STARFEED_CONNECTIONS", "many")]), "connections must be a whole number, not \"many\""),
             (pairs(&[("STARFEED_BEHIND_PROXY", "maybe")]), "behind_proxy must be true or false"),
             (pairs(&[("STARFEED_PAGE_ROWS", "0")]), "limits.page_rows must be at least 1"),
+            (pairs(&[("STARFEED_CRAWLER", "wss://crawler.example/ws/")]), "crawler begins with ws://"),
+            (pairs(&[("STARFEED_CRAWLER", "ws://localhost:8000/")]), "crawler is the address that listen has"),
         ];
         for (environment, expected) in cases {
             let error = Config::load(&ConfigSources { environment, ..Default::default() }).expect_err(expected);

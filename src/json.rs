@@ -1,16 +1,35 @@
 //! JSON values, read as they stand.
 //!
 //! `serde_json` gives a meaning of its own to an object with a certain member, by which it passes raw text through. A row is not
-//! written for it, and must be read as what it says.
+//! written for it, and must be read as what it says. Binary data in a row are an object that is one value, as RethinkDB writes it.
 
 use std::fmt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 /// Reads one JSON value.
 pub fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(text).map(|Plain(value)| value)
+}
+
+/// The bytes that `value` stands for; `None` where it is something else.
+pub fn bytes(value: &Value) -> Option<Vec<u8>> {
+    let members = value.as_object().filter(|members| members.get("$reql_type$") == Some(&Value::from("BINARY")))?;
+    let data = members.get("data")?.as_str()?.as_bytes();
+    if memchr::memchr2(b'\r', b'\n', data).is_none() {
+        return BASE64.decode(data).ok();
+    }
+    // RethinkDB breaks what is long into lines.
+    let joined: Vec<u8> = data.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+    BASE64.decode(joined).ok()
+}
+
+/// The value that stands for `bytes`.
+pub fn binary(bytes: &[u8]) -> Value {
+    json!({"$reql_type$": "BINARY", "data": BASE64.encode(bytes)})
 }
 
 struct Plain(Value);
@@ -96,6 +115,19 @@ mod tests {
         }
         for text in ["", "[1,]", "1e999", "{\"a\":1}}", "nul"] {
             assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn binary_data_are_read_as_they_are_written() {
+        let value = binary(&[0, 255]);
+        assert_eq!(value.to_string(), r#"{"$reql_type$":"BINARY","data":"AP8="}"#);
+        assert_eq!(bytes(&value), Some(vec![0, 255]));
+        assert_eq!(bytes(&json!({"$reql_type$": "BINARY", "data": ""})), Some(Vec::new()));
+        // Long ones come in lines.
+        assert_eq!(bytes(&json!({"$reql_type$": "BINARY", "data": "AP\r\n8=\n"})), Some(vec![0, 255]));
+        for other in [json!("AP8="), json!({"data": "AP8="}), json!({"$reql_type$": "BINARY", "data": "no base64!"})] {
+            assert_eq!(bytes(&other), None);
         }
     }
 

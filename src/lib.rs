@@ -13,6 +13,7 @@
 //!     cache_bytes: 1 << 20,
 //!     fresh_epoch: Epoch(1),
 //!     fresh_secret: StoreSecret([7; 32]),
+//!     indexes: Vec::new(),
 //! };
 //! let store = Store::open(Box::new(MemoryDisk), options)?;
 //! let row = Document::parse(br#"{"domain": "forum.example", "users": []}"#).expect("one JSON object");
@@ -59,6 +60,10 @@ pub mod subscription;
 pub mod catalog;
 // Who else writes to the store, and carries out commands.
 pub mod source;
+// What only the crawler can do, asked of it.
+pub mod crawler;
+// The load of this machine.
+pub mod host;
 // What client and server say, and how the bytes look.
 pub mod wire;
 // One client's conversation, without I/O.

@@ -13,15 +13,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::catalog;
 use crate::change::Epoch;
 use crate::clock::Clock;
 use crate::config::{self, Config, Limits};
 use crate::feed::{FeedFigures, Feeds, SourceState, Waiting};
+use crate::host::HostFigures;
 use crate::metrics::Metrics;
 use crate::session::{SessionContext, Writes};
 use crate::source::rethinkdb::{self, Demands, Parts, RethinkDb};
 use crate::source::{Embedded, Source, progress::Origin, progress::origin};
-use crate::store::{Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, StoreSecret, Writer, WriterStatus};
+use crate::store::{
+    Disk, FileDisk, MemoryDisk, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, Writer, WriterStatus,
+};
 use crate::subscription::SubscriptionManager;
 use crate::task;
 use crate::transport::http::{self, Asked, HttpLimits, NoRequest, OriginPolicy, Refusal, Status};
@@ -129,12 +133,19 @@ fn open_disk(data_dir: &str) -> Result<Box<dyn Disk>, StartError> {
     Ok(Box::new(disk.map_err(|error| store_error(data_dir, error))?))
 }
 
-fn open_store(config: &Config) -> Result<Store, StartError> {
+/// The indexes of all tables, as the crawler's database has them.
+fn table_indexes() -> Vec<TableIndexes> {
+    let of = |table: catalog::StoredTable| TableIndexes { table: table.table(), indexes: table.indexes };
+    catalog::stored_tables().map(of).collect()
+}
+
+fn open_store(config: &Config, indexes: Vec<TableIndexes>) -> Result<Store, StartError> {
     let options = StoreOptions {
         retention: config.limits.retention(),
         cache_bytes: config::size(config.limits.cache_bytes),
         fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
         fresh_secret: fresh_secret(),
+        indexes,
     };
     let disk = open_disk(&config.data_dir)?;
     Store::open(disk, options).map_err(|error| store_error(&config.data_dir, error))
@@ -172,7 +183,10 @@ impl Server {
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         let limits = &config.limits;
         let source = config.source()?;
-        let store = open_store(config)?;
+        let crawler = config.crawler()?.map(Arc::new);
+        // Lists of a copy are read from the database, which has its own.
+        let indexes = if source.is_some() { Vec::new() } else { table_indexes() };
+        let store = open_store(config, indexes)?;
         let metrics = Arc::new(Metrics::default());
         let demands = source.is_some().then(Demands::new);
         let feeds = {
@@ -203,7 +217,7 @@ impl Server {
             }
             _ => {
                 refuse_copy(&store, &config.data_dir)?;
-                Arc::new(Embedded::new(store.clone(), handle))
+                Arc::new(Embedded::new(store.clone(), handle, Arc::clone(&feeds)))
             }
         };
         let writes = if source.keeps_order() { Writes::Overlap } else { Writes::OneAtATime };
@@ -216,11 +230,13 @@ impl Server {
                     metrics,
                     limits.session(),
                     writes,
+                    HostFigures::start(&tracker, shutdown.clone(), clock),
                 ),
                 waiting: Waiting::new(config::size(limits.waiting_bytes)),
                 store,
                 source,
                 clock,
+                crawler,
                 limits: limits.websocket(),
                 shutdown,
             }),
@@ -409,7 +425,7 @@ impl Guest {
         metrics.live_subscriptions.clear();
         metrics.filters.clear();
         metrics.source_level.clear();
-        for FeedFigures { table, live, filters, source } in session.subscriptions.feeds().figures() {
+        for FeedFigures { table, live, filters, source, .. } in session.subscriptions.feeds().figures() {
             let labels = vec![("table", table.name().to_owned())];
             metrics.live_subscriptions.get_or_create(&labels).set(gauge(live as u64));
             metrics.filters.get_or_create(&labels).set(gauge(filters as u64));

@@ -21,26 +21,26 @@ pub enum KeyRule {
     Text,
     /// A UUID as text, in lower case and with hyphens.
     Uuid,
+    /// 16 bytes.
+    Token,
 }
 
 impl KeyRule {
     /// How many rules there are.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
     /// Whether a row with `key` can be named.
     pub fn allows(self, key: &Key) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Text => key.as_text().is_some(),
-            Self::Uuid => key_id(key).is_ok(),
-        }
+        self.problem(key).is_none()
     }
 
-    /// Why a row with `key`, which is not allowed, cannot be named.
-    fn problem(self, key: &Key) -> String {
-        match (self, key_id(key)) {
-            (Self::Uuid, Err(what)) => format!("the key {what}"),
-            (Self::Any | Self::Text | Self::Uuid, _) => "the key is not text".to_owned(),
+    /// Why a row with `key` cannot be named, if it cannot. It goes after "the key".
+    fn problem(self, key: &Key) -> Option<&'static str> {
+        match self {
+            Self::Any => None,
+            Self::Text => key.as_text().is_none().then_some("is not text"),
+            Self::Uuid => key_id(key).err(),
+            Self::Token => key_token(key).err(),
         }
     }
 
@@ -49,6 +49,7 @@ impl KeyRule {
             Self::Any => 0,
             Self::Text => 1,
             Self::Uuid => 2,
+            Self::Token => 3,
         }
     }
 }
@@ -56,6 +57,11 @@ impl KeyRule {
 /// The id that `key` stands for. The error goes after "the key".
 pub(crate) fn key_id(key: &Key) -> Result<Uuid, &'static str> {
     key.as_text().map_or(Err("is not a UUID"), canonical_id)
+}
+
+/// The token that `key` is. The error goes after "the key".
+pub(crate) fn key_token(key: &Key) -> Result<[u8; 16], &'static str> {
+    key.as_binary().and_then(|bytes| bytes.try_into().ok()).ok_or("is not a token of 16 bytes")
 }
 
 /// The id written as `text`, in lower case and with hyphens: two spellings would be two rows for one id. The error goes after
@@ -166,11 +172,11 @@ pub struct View {
 impl View {
     /// Whether a row with `key` can be named; `problems` learns of one that cannot.
     pub fn names(&self, key: &Key, problems: &RowProblems) -> bool {
-        let allows = self.keys.allows(key);
-        if !allows {
-            problems.report(&self.table, key, &self.keys.problem(key));
+        let problem = self.keys.problem(key);
+        if let Some(problem) = problem {
+            problems.report(&self.table, key, &format_args!("the key {problem}"));
         }
-        allows
+        problem.is_none()
     }
 
     /// Whether the row is in the view. `document` is redacted.
@@ -286,5 +292,31 @@ mod tests {
         assert!(!KeyRule::Uuid.allows(&Key::number(1.0)));
         assert!(!KeyRule::Text.allows(&Key::number(1.0)));
         assert!(KeyRule::Any.allows(&Key::number(1.0)));
+    }
+
+    #[test]
+    fn only_sixteen_bytes_are_a_token() {
+        let token = Key::binary(b"0123456789abcdef");
+        assert!(KeyRule::Token.allows(&token));
+        assert_eq!(key_token(&token), Ok(*b"0123456789abcdef"));
+        // A damaged key reads as the bytes that it has.
+        let damaged = Key::from_stored(b"30123456789\xff\xff\xff\xff\xff".to_vec());
+        assert_eq!(damaged.as_bytes().len(), 16);
+        for key in
+            [Key::binary(&[1; 15]), Key::binary(&[1; 17]), Key::text("0123456789abcdef"), Key::number(1.0), damaged]
+        {
+            assert!(!KeyRule::Token.allows(&key), "{key}");
+            assert_eq!(KeyRule::Token.problem(&key), Some("is not a token of 16 bytes"));
+        }
+        assert_eq!(KeyRule::Text.problem(&token), Some("is not text"));
+        assert_eq!(KeyRule::Uuid.problem(&token), Some("is not a UUID"));
+    }
+
+    #[test]
+    fn each_rule_has_a_place_and_a_name_of_its_own() {
+        let rules = [KeyRule::Any, KeyRule::Text, KeyRule::Uuid, KeyRule::Token];
+        assert_eq!(rules.len(), KeyRule::COUNT);
+        assert!(rules.windows(2).all(|pair| (pair[0] as usize) < pair[1] as usize && pair[0].tag() < pair[1].tag()));
+        assert!(rules.iter().all(|rule| (*rule as usize) < KeyRule::COUNT));
     }
 }

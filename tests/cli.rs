@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio_tungstenite::{accept_async, tungstenite::Message};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-const TABLES: [&str; 3] = ["policy", "schedule", "domain_login"];
+const TABLES: [&str; 5] = ["policy", "schedule", "domain_login", "captcha_solver", "rate_limit"];
 
 /// A running command. Its output goes into files, so that it never waits for a reader.
 struct Running {

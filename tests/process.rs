@@ -62,6 +62,9 @@ fn what_is_wrong_with_the_start_is_said() {
     let (status, text) = refusal(&["serve", "--config", "not-there.toml"]);
     assert_eq!(status, Some(78));
     assert!(text.contains("not-there.toml"), "{text}");
+    let (status, text) = refusal(&["serve", "--crawler", "ws://me:hunter2@127.0.0.1:8001/ws/"]);
+    assert_eq!(status, Some(78));
+    assert!(text.contains("crawler must not have a user") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]

@@ -10,12 +10,16 @@ mod database {
     mod faults;
     mod feeds;
     mod held_back;
+    pub(crate) mod queried;
     mod readme;
     mod rows;
+    mod wake_ups;
     mod wish;
     mod writer;
 }
+mod queries;
 mod scenarios;
 mod support;
 
+use database::queried;
 use support::rethinkdb as backend;

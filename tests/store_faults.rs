@@ -6,7 +6,9 @@ mod store_faults {
 mod support;
 
 use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
-use starfeed::store::{IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret, Unit};
+use starfeed::store::{
+    IfPresent, Index, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, Unit,
+};
 use store_faults::model::{Difference, Model};
 use support::fault_disk::{Counters, Failure, FaultDisk, FaultError, Operation};
 
@@ -185,7 +187,7 @@ impl PowerLosses {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let retention = if rng.u8(0..3) > 0 { ALL } else { Retention { bytes: 20_000, age_ms: 1_000 } };
-        let options = options(retention, [0, 64 << 10, 4 << 20][rng.usize(0..3)]);
+        let options = indexed(options(retention, [0, 64 << 10, 4 << 20][rng.usize(0..3)]), INDEXES);
         let disk = FaultDisk::new();
         Self { seed, rng, disk, options, model: Model::default(), open: None, created: false, now: 0 }
     }
@@ -193,6 +195,7 @@ impl PowerLosses {
     fn run(&mut self, seen: &mut Seen) {
         for _ in 0..self.rng.usize(2..=5) {
             self.cut_power_some_time();
+            self.options = indexed(self.options.clone(), if self.rng.bool() { INDEXES } else { MORE_INDEXES });
             let store = Store::open(Box::new(self.disk.clone()), self.options.clone());
             match store {
                 Ok(store) => {
@@ -309,7 +312,7 @@ enum Reads {
 
 impl Script {
     fn new(disk: FaultDisk, options: StoreOptions) -> Self {
-        Self { disk, options, store: None, published: Model::default(), now: 0 }
+        Self { disk, options: indexed(options, INDEXES), store: None, published: Model::default(), now: 0 }
     }
 
     fn run(mut self) -> Counters {
@@ -406,7 +409,23 @@ impl Script {
 }
 
 const fn options(retention: Retention, cache_bytes: usize) -> StoreOptions {
-    StoreOptions { retention, cache_bytes, fresh_epoch: EPOCH, fresh_secret: StoreSecret([7; 32]) }
+    StoreOptions { retention, cache_bytes, fresh_epoch: EPOCH, fresh_secret: StoreSecret([7; 32]), indexes: Vec::new() }
+}
+
+/// Of every table; most of what the tests write changes their order.
+static INDEXES: &[Index] =
+    &[Index { name: "value", members: &["value"] }, Index { name: "both", members: &["value", "pad"] }];
+
+/// Whoever opens a store with others than before has all of them built anew.
+static MORE_INDEXES: &[Index] = &[
+    Index { name: "more", members: &["pad"] },
+    Index { name: "value", members: &["value"] },
+    Index { name: "both", members: &["value", "pad"] },
+];
+
+fn indexed(options: StoreOptions, indexes: &'static [Index]) -> StoreOptions {
+    let indexes = tables().map(|table| TableIndexes { table, indexes }).into();
+    StoreOptions { indexes, ..options }
 }
 
 fn tables() -> [Table; 3] {

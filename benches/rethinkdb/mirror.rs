@@ -146,6 +146,7 @@ impl Mirrored {
             cache_bytes: 128 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
+            indexes: Vec::new(),
         };
         let disk = FileDisk::new(&directory.path().join("store.redb")).expect("a disk");
         let store = Store::open(Box::new(disk), options).expect("a store");

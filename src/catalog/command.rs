@@ -1,10 +1,12 @@
 //! Which table answers a command.
 
 use super::plan::{Arrival, Form, Plan, SubscribePlan};
-use super::{TABLES, domain_login, policy, schedule, table};
+use super::{TABLES, captcha_solver, domain_login, job, policy, rate_limit, response, schedule, stream, table};
 use crate::change::Table;
 use crate::proto;
 use crate::proto::request::Command;
+
+const PROFILE_UNAVAILABLE: &str = "There is no profile of this server; a crawler has one: name its address when you start starfeed (--crawler ws://HOST:PORT/)";
 
 /// What `command` comes down to; the error is the text for the client.
 pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
@@ -13,46 +15,49 @@ pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
             return Ok(Plan::Subscribe(SubscribePlan { table: entry.table(), form: Form::List(entry), options }));
         }
     }
-    let unavailable = match command {
-        Command::ListPolicies(request) => return policy::list(&request),
-        Command::GetPolicy(request) => return policy::get(&request),
-        Command::SetPolicy(request) => return policy::set(&request.policy, arrival),
-        Command::DeletePolicy(request) => return policy::delete(&request),
-        Command::ListSchedules(request) => return schedule::list(&request),
-        Command::GetSchedule(request) => return schedule::get(&request),
-        Command::SetSchedule(request) => return schedule::set(&request.schedule.unwrap_or_default(), arrival),
-        Command::DeleteSchedule(request) => return schedule::delete(&request),
-        Command::ListDomainLogins(request) => return domain_login::list(&request),
-        Command::GetDomainLogin(request) => return domain_login::get(request),
-        Command::SetDomainLogin(request) => return domain_login::set(&request.login.unwrap_or_default()),
-        Command::DeleteDomainLogin(request) => return domain_login::delete(&request),
-        Command::Unsubscribe(request) => return Ok(Plan::Unsubscribe(request.subscription_id)),
-        Command::ImportRows(request) => return Ok(Plan::ImportRows(request)),
-        Command::ExportRows(request) => return Ok(Plan::ExportRows(request)),
-        Command::SubscribeTable(request) => return subscribe_table(request),
-        Command::DescribeFilter(request) => return Ok(Plan::DescribeFilter(request.filter)),
-        Command::SubscribePolicyList(_) => "subscribe_policy_list",
-        Command::SubscribeScheduleList(_) => "subscribe_schedule_list",
-        Command::SubscribeDomainLoginList(_) => "subscribe_domain_login_list",
-        Command::DeleteCaptchaSolver(_) => "delete_captcha_solver",
-        Command::DeleteJob(_) => "delete_job",
-        Command::GetCaptchaSolver(_) => "get_captcha_solver",
-        Command::GetJob(_) => "get_job",
-        Command::GetJobItems(_) => "get_job_items",
-        Command::ListCaptchaSolvers(_) => "list_captcha_solvers",
-        Command::ListJobs(_) => "list_jobs",
-        Command::ListRateLimits(_) => "list_rate_limits",
-        Command::ListScheduleJobs(_) => "list_schedule_jobs",
-        Command::PerformanceProfile(_) => "performance_profile",
-        Command::SetCaptchaSolver(_) => "set_captcha_solver",
-        Command::SetJob(_) => "set_job",
-        Command::SetRateLimit(_) => "set_rate_limit",
-        Command::SubscribeJobStatus(_) => "subscribe_job_status",
-        Command::SubscribeJobSync(_) => "subscribe_job_sync",
-        Command::SubscribeResourceMonitor(_) => "subscribe_resource_monitor",
-        Command::SubscribeTaskMonitor(_) => "subscribe_task_monitor",
-    };
-    Err(format!("{unavailable} is not available on this server yet."))
+    match command {
+        Command::ListPolicies(request) => policy::list(&request),
+        Command::GetPolicy(request) => policy::get(&request),
+        Command::SetPolicy(request) => policy::set(&request.policy, arrival),
+        Command::DeletePolicy(request) => policy::delete(&request),
+        Command::ListSchedules(request) => schedule::list(&request),
+        Command::GetSchedule(request) => schedule::get(&request),
+        Command::SetSchedule(request) => schedule::set(&request.schedule.unwrap_or_default(), arrival),
+        Command::DeleteSchedule(request) => schedule::delete(&request),
+        Command::ListDomainLogins(request) => domain_login::list(&request),
+        Command::GetDomainLogin(request) => domain_login::get(request),
+        Command::SetDomainLogin(request) => domain_login::set(&request.login.unwrap_or_default()),
+        Command::DeleteDomainLogin(request) => domain_login::delete(&request),
+        Command::ListCaptchaSolvers(request) => captcha_solver::list(&request),
+        Command::GetCaptchaSolver(request) => captcha_solver::get(&request),
+        Command::SetCaptchaSolver(request) => captcha_solver::set(&request.solver.unwrap_or_default(), arrival),
+        Command::DeleteCaptchaSolver(request) => captcha_solver::delete(&request),
+        Command::ListRateLimits(request) => rate_limit::list(&request),
+        Command::SetRateLimit(request) => rate_limit::set(&request),
+        Command::ListJobs(request) => job::list(&request),
+        Command::GetJob(request) => job::get(&request),
+        Command::SetJob(request) => job::set(request, arrival),
+        Command::DeleteJob(request) => job::delete(&request),
+        Command::ListScheduleJobs(request) => job::list_of_schedule(&request),
+        Command::GetJobItems(request) => response::list_of_job(&request),
+        Command::SubscribeJobSync(request) => response::subscribe(&request),
+        Command::SubscribeJobStatus(request) => stream::job_status(&request, arrival),
+        Command::SubscribeResourceMonitor(request) => stream::resources(&request),
+        Command::SubscribeTaskMonitor(request) => stream::tasks(&request),
+        Command::PerformanceProfile(_) if arrival.has_crawler => Ok(Plan::Ask(command)),
+        Command::PerformanceProfile(_) => Err(PROFILE_UNAVAILABLE.to_owned()),
+        Command::Unsubscribe(request) => Ok(Plan::Unsubscribe(request.subscription_id)),
+        Command::ImportRows(request) => Ok(Plan::ImportRows(request)),
+        Command::ExportRows(request) => Ok(Plan::ExportRows(request)),
+        Command::SubscribeTable(request) => subscribe_table(request),
+        Command::DescribeFilter(request) => Ok(Plan::DescribeFilter(request.filter)),
+        Command::SubscribePolicyList(_)
+        | Command::SubscribeScheduleList(_)
+        | Command::SubscribeDomainLoginList(_)
+        | Command::SubscribeCaptchaSolverList(_)
+        | Command::SubscribeRateLimitList(_)
+        | Command::SubscribeJobList(_) => panic!("the table of a list has an entry that subscribes to it"),
+    }
 }
 
 fn subscribe_table(request: proto::RequestSubscribeTable) -> Result<Plan, String> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::change::{Document, Key};
+use crate::json;
 use crate::view::{self, canonical_id};
 
 /// Problems of one row that are spelled out; the rest are only counted, or a damaged row would fill the log.
@@ -66,9 +67,14 @@ pub(super) fn message<M: Message + Default>(shown: Result<Shown<M>, RowProblem>)
 
 /// The key of a row that may be stored as it is: one without problems.
 pub(super) fn checked(shown: Result<Shown<Option<String>>, RowProblem>) -> Result<Key, String> {
+    checked_key(shown.map(|shown| shown.map(|key| key.map(|key| Key::text(&key)))))
+}
+
+/// The same for a key that need not be text.
+pub(super) fn checked_key(shown: Result<Shown<Option<Key>>, RowProblem>) -> Result<Key, String> {
     let shown = shown.map_err(|problem| problem.to_string())?;
     match (shown.value, shown.problem) {
-        (Some(key), None) => Ok(Key::text(&key)),
+        (Some(key), None) => Ok(key),
         (_, Some(problem)) => Err(problem.to_string()),
         (None, None) => Err("the row has no key".to_owned()),
     }
@@ -160,6 +166,12 @@ impl<'d> Reader<'d, '_> {
         Reader { members, path: format!("{}{name}.", self.path), problems: self.problems }
     }
 
+    /// The object `name`, if it is there and not null.
+    pub(super) fn nullable_object(&mut self, name: &str) -> Option<Reader<'d, '_>> {
+        let members = self.nullable(name, object)?;
+        Some(Reader { members: Some(members), path: format!("{}{name}.", self.path), problems: self.problems })
+    }
+
     /// The objects of the list `name`, which is required; what is no object is left out.
     pub(super) fn objects<T>(&mut self, name: &str, mut read: impl FnMut(&mut Reader<'d, '_>) -> T) -> Vec<T> {
         let mut values = Vec::new();
@@ -229,6 +241,11 @@ pub(super) fn int32(value: &Value) -> Kind<i32> {
 pub(super) fn uuid(value: &Value) -> Kind<Bytes> {
     let id = value.as_str().and_then(|text| Uuid::parse_str(text).ok()).ok_or("must be a UUID")?;
     Ok(Bytes::copy_from_slice(id.as_bytes()))
+}
+
+/// Bytes, as the database writes them in JSON.
+pub(super) fn binary(value: &Value) -> Kind<Bytes> {
+    json::bytes(value).map(Bytes::from).ok_or("must be binary")
 }
 
 /// A UUID in the one form that keys have.

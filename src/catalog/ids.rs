@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::change::Key;
 
 /// Bytes that a key of text may have; the database takes no longer ones.
-const KEY_BYTES_MAX: usize = 127;
+pub(super) const KEY_BYTES_MAX: usize = 127;
 
 /// The id in the field `name` of a request, which must have one.
 pub(super) fn required(name: &str, bytes: &[u8]) -> Result<Uuid, String> {

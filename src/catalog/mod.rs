@@ -3,30 +3,40 @@
 //! Nothing here reads a clock, draws a random number or touches a store: [`plan()`] says what a command comes down to, and
 //! whoever executes the [`Plan`] hands the rows back to it.
 
+mod captcha_solver;
 mod command;
+mod crawler_rows;
 mod domain_login;
 mod fields;
 mod ids;
+mod job;
 mod plan;
 mod policy;
 mod policy_document;
 mod policy_rules;
 mod python_format;
 mod python_regex;
+mod rate_limit;
+mod response;
 mod schedule;
 mod stored;
+mod stream;
 mod time;
 
 use bytes::Bytes;
 
 use crate::change::{Document, Key, Table};
 use crate::proto;
+use crate::store::Index;
 use crate::view::{KeyRule, Secret};
 
 pub use command::plan;
 pub use fields::{RowProblem, Shown};
-pub use plan::{Answer, Arrival, Form, Plan, SubscribePlan};
-pub use stored::{Index, Role, StoredTable, stored_table, stored_tables};
+pub use job::{completed_at as job_completed_at, name as job_name, show as shown_job};
+pub use plan::{Answer, Arrival, Form, Plan, Reply, RowReport, StreamPlan, SubscribePlan};
+pub use response::{JobStanding, JobSyncPlan, SyncPage, Watched, look, watched_by_sync};
+pub use stored::{Role, StoredTable, stored_table, stored_tables};
+pub use time::time_text;
 
 /// One streamed table: adding another one takes one entry like it in [`TABLES`].
 #[derive(Debug)]
@@ -67,7 +77,8 @@ impl CatalogTable {
 }
 
 /// All streamed tables.
-pub static TABLES: &[CatalogTable] = &[policy::TABLE, schedule::TABLE, domain_login::TABLE];
+pub static TABLES: &[CatalogTable] =
+    &[policy::TABLE, schedule::TABLE, domain_login::TABLE, captcha_solver::TABLE, rate_limit::TABLE, job::TABLE];
 
 /// The streamed table called `name`.
 pub fn table(name: &str) -> Option<&'static CatalogTable> {

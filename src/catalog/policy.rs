@@ -4,13 +4,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::fields::{Reader, RowProblem, Shown, key_id, key_text, read_name, read_row};
-use super::plan::{read_list, read_one, write};
-use super::{Arrival, CatalogTable, Index, Plan, fields, ids, policy_document, policy_rules, time};
-use crate::change::{Cause, Document, Key, Row, Table};
+use super::plan::{inserted, read_list, read_one, write};
+use super::{Arrival, CatalogTable, Plan, fields, ids, policy_document, policy_rules, time};
+use crate::change::{Document, Key, Row, Table};
 use crate::proto::request::Command;
 use crate::proto::{Policy, PolicyEvent, ResponseListPolicies, ResponseNewPolicy, response};
 use crate::proto::{RequestDeletePolicy, RequestGetPolicy, RequestListPolicies};
-use crate::store::{IfMissing, IfPresent, Mutation, Order};
+use crate::store::{Index, Mutation, Order};
 use crate::view::{KeyRule, Secret, SecretKind};
 
 pub(super) const TABLE: CatalogTable = CatalogTable {
@@ -34,7 +34,7 @@ fn table() -> Table {
     TABLE.table()
 }
 
-fn missing(id: Uuid) -> String {
+pub(super) fn missing(id: Uuid) -> String {
     format!("No policy exists with ID={id}")
 }
 
@@ -62,14 +62,7 @@ pub(super) fn set(policy: &Policy, arrival: &Arrival) -> Result<Plan, String> {
         return Ok(write(Mutation::update(table(), ids::key(id), patch, missing(id)), None));
     }
     members.insert("created_at".to_owned(), now);
-    members.insert("id".to_owned(), arrival.fresh_id.to_string().into());
-    let mutation = Mutation {
-        table: table(),
-        key: ids::key(arrival.fresh_id),
-        if_missing: IfMissing::Insert(Document::from_object(members)),
-        if_present: IfPresent::Refuse("The ID for the new policy is taken. Try again.".to_owned()),
-        cause: Cause::Write,
-    };
+    let mutation = inserted(table(), arrival.fresh_id, "policy", members);
     let policy_id = Bytes::copy_from_slice(arrival.fresh_id.as_bytes());
     Ok(write(mutation, Some(response::Body::NewPolicy(ResponseNewPolicy { policy_id }))))
 }
@@ -94,7 +87,7 @@ fn show_whole(row: &Row) -> Result<Shown<Policy>, RowProblem> {
 fn show(key: &Key, document: &Document) -> Result<Shown<Policy>, RowProblem> {
     let id = key_id(key)?;
     read_row(document, |members| {
-        let summary = read_summary(id, members);
+        let summary = identified(id, read_summary(members));
         policy_document::read(summary, members)
     })
 }
@@ -102,12 +95,15 @@ fn show(key: &Key, document: &Document) -> Result<Shown<Policy>, RowProblem> {
 /// A policy as lists show it.
 fn show_summary(row: &Row) -> Result<Shown<Policy>, RowProblem> {
     let id = key_id(&row.key)?;
-    read_row(&row.document, |members| read_summary(id, members))
+    read_row(&row.document, |members| identified(id, read_summary(members)))
 }
 
-fn read_summary(id: Uuid, members: &mut Reader<'_, '_>) -> Policy {
+fn identified(id: Uuid, policy: Policy) -> Policy {
+    Policy { policy_id: Some(Bytes::copy_from_slice(id.as_bytes())), ..policy }
+}
+
+pub(super) fn read_summary(members: &mut Reader<'_, '_>) -> Policy {
     Policy {
-        policy_id: Some(Bytes::copy_from_slice(id.as_bytes())),
         name: members.required("name", fields::text),
         created_at: Some(members.required("created_at", time::text).unwrap_or_else(|| time::UNKNOWN.to_owned())),
         updated_at: Some(members.required("updated_at", time::text).unwrap_or_else(|| time::UNKNOWN.to_owned())),
@@ -118,7 +114,7 @@ fn read_summary(id: Uuid, members: &mut Reader<'_, '_>) -> Policy {
 fn check(document: &Document) -> Result<Key, String> {
     let shown = read_row(document, |members| {
         let key = members.required("id", key_text);
-        let summary = read_summary(Uuid::nil(), members);
+        let summary = read_summary(members);
         policy_document::read(summary, members);
         key
     });

@@ -146,7 +146,7 @@ fn has_action(number: Option<i32>) -> bool {
 }
 
 /// Absent, or nothing but what Python takes for blanks.
-fn is_blank(text: &Option<impl AsRef<str>>) -> bool {
+pub(super) fn is_blank(text: &Option<impl AsRef<str>>) -> bool {
     let is_blank = |character: char| character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character);
     text.as_ref().is_none_or(|text| text.as_ref().chars().all(is_blank))
 }

@@ -5,15 +5,15 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::fields::{Presence, Reader, RowProblem, Shown, key_id, key_text, named, read_name, read_row};
-use super::plan::{read_list, read_one, write};
+use super::plan::{inserted, read_list, read_one, write};
 use super::python_format::{self, FormatError, Variable};
-use super::{Arrival, CatalogTable, Index, Plan, fields, ids, time};
-use crate::change::{Cause, Document, Key, Row, Table};
+use super::{Arrival, CatalogTable, Plan, fields, ids, time};
+use crate::change::{Document, Key, Row, Table};
 use crate::proto::request::Command;
 use crate::proto::{RequestDeleteSchedule, RequestGetSchedule, RequestListSchedules};
 use crate::proto::{ResponseListSchedules, ResponseNewSchedule, Schedule, ScheduleEvent, response};
 use crate::proto::{ScheduleTimeUnit, ScheduleTiming};
-use crate::store::{IfMissing, IfPresent, Mutation, Order};
+use crate::store::{Index, Mutation, Order};
 use crate::view::KeyRule;
 
 pub(super) const TABLE: CatalogTable = CatalogTable {
@@ -65,15 +65,8 @@ pub(super) fn set(schedule: &Schedule, arrival: &Arrival) -> Result<Plan, String
         return Ok(write(Mutation::update(table(), ids::key(id), patch, missing(id)), None));
     }
     members.insert("created_at".to_owned(), now);
-    members.insert("id".to_owned(), arrival.fresh_id.to_string().into());
     members.entry("job_count").or_insert(0.into());
-    let mutation = Mutation {
-        table: table(),
-        key: ids::key(arrival.fresh_id),
-        if_missing: IfMissing::Insert(Document::from_object(members)),
-        if_present: IfPresent::Refuse("The ID for the new schedule is taken. Try again.".to_owned()),
-        cause: Cause::Write,
-    };
+    let mutation = inserted(table(), arrival.fresh_id, "schedule", members);
     let schedule_id = Bytes::copy_from_slice(arrival.fresh_id.as_bytes());
     Ok(write(mutation, Some(response::Body::NewSchedule(ResponseNewSchedule { schedule_id }))))
 }

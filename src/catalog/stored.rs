@@ -1,8 +1,11 @@
 //! The tables as the crawler's database has them: keys, indexes, and what of their rows goes no further.
 
-use super::{CatalogTable, TABLES};
-use crate::change::Table;
-use crate::view::{Secret, SecretKind};
+use super::{CatalogTable, TABLES, crawler_rows, job, response};
+use crate::change::{Document, Key, Table};
+use crate::store::Index;
+use crate::view::Secret;
+
+type Check = fn(&Document) -> Result<Key, String>;
 
 /// A table of the crawler's database.
 #[derive(Clone, Copy, Debug)]
@@ -19,15 +22,8 @@ pub struct StoredTable {
     pub omitted: &'static [&'static str],
     /// What the server does with it.
     pub role: Role,
-}
-
-/// An index of a table.
-#[derive(Clone, Copy, Debug)]
-pub struct Index {
-    /// Its name.
-    pub name: &'static str,
-    /// The members whose values it holds.
-    pub members: &'static [&'static str],
+    /// The key of a document, if it could be stored in this table as it is; see [`CatalogTable::check`].
+    pub check: Check,
 }
 
 /// What the server does with a table of the database.
@@ -51,8 +47,8 @@ impl StoredTable {
 impl CatalogTable {
     /// The table as the database has it.
     pub fn stored(&self) -> StoredTable {
-        let Self { name, primary_key, indexes, secrets, omitted, .. } = *self;
-        StoredTable { name, primary_key, indexes, secrets, omitted, role: Role::Mirrored }
+        let Self { name, primary_key, indexes, secrets, omitted, check, .. } = *self;
+        StoredTable { name, primary_key, indexes, secrets, omitted, role: Role::Mirrored, check }
     }
 }
 
@@ -60,36 +56,19 @@ const fn over(name: &'static str, members: &'static [&'static str]) -> Index {
     Index { name, members }
 }
 
-const fn other(name: &'static str, role: Role, indexes: &'static [Index]) -> StoredTable {
-    StoredTable { name, primary_key: "id", indexes, secrets: &[], omitted: &[], role }
+const fn other(name: &'static str, role: Role, indexes: &'static [Index], check: Check) -> StoredTable {
+    StoredTable { name, primary_key: "id", indexes, secrets: &[], omitted: &[], role, check }
 }
 
 /// The tables that have no events of their own.
 const OTHERS: &[StoredTable] = &[
     StoredTable {
-        secrets: &[Secret { path: &["api_key"], kind: SecretKind::Whole }],
-        ..other("captcha_solver", Role::Mirrored, &[])
-    },
-    StoredTable { primary_key: "token", ..other("rate_limit", Role::Mirrored, &[over("name", &["name"])]) },
-    StoredTable {
-        secrets: &[
-            Secret { path: &["policy", "proxy_rules", "*", "proxy_url"], kind: SecretKind::UrlCredentials },
-            Secret { path: &["policy", "captcha_solver", "api_key"], kind: SecretKind::Whole },
-        ],
-        omitted: &["old_urls"],
-        ..other(
-            "job",
-            Role::Mirrored,
-            &[over("started_at", &["started_at"]), over("schedule", &["schedule_id", "started_at"])],
-        )
-    },
-    StoredTable {
         primary_key: "sequence",
-        ..other("response", Role::ReadThrough, &[over("job_sync", &["job_id", "sequence"])])
+        ..other(response::NAME, Role::ReadThrough, &[response::JOB_SYNC], crawler_rows::response)
     },
-    other("response_body", Role::ReadThrough, &[]),
-    other("frontier", Role::Crawler, &[over("cost_index", &["job_id", "in_flight", "cost"])]),
-    other("robots_txt", Role::Crawler, &[over("url", &["url"])]),
+    other("response_body", Role::ReadThrough, &[], crawler_rows::response_body),
+    other("frontier", Role::Crawler, &[job::COST_INDEX], crawler_rows::frontier),
+    other("robots_txt", Role::Crawler, &[over("url", &["url"])], crawler_rows::robots_txt),
 ];
 
 /// All tables of the crawler's database.

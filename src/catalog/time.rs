@@ -1,6 +1,6 @@
 //! Times: objects of the form `{"$reql_type$":"TIME",…}` in a row, ISO 8601 text in a message.
 
-use chrono::{DateTime, Datelike, FixedOffset, Timelike};
+use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, Offset, Timelike, Utc};
 use serde_json::{Value, json};
 
 use super::fields::{Kind, stored_number};
@@ -17,6 +17,24 @@ pub(super) fn stored(time: Timestamp) -> Value {
     json!({"$reql_type$": "TIME", "epoch_time": seconds, "timezone": "+00:00"})
 }
 
+/// A time that a client has written: RFC 3339, or without an offset, which then is that of UTC. The error names the field.
+pub(super) fn parse(field: &str, text: &str) -> Result<Value, String> {
+    const WITHOUT_OFFSET: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
+    let with_offset = DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_millis());
+    let naive = || WITHOUT_OFFSET.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
+    let date = || text.parse::<NaiveDate>().ok().and_then(|date| date.and_hms_opt(0, 0, 0));
+    let ms = with_offset.or_else(|| naive().or_else(date).map(|time| time.and_utc().timestamp_millis()));
+    let seconds = ms.and_then(|ms| stored_number(ms as f64 / 1000.0));
+    let seconds = seconds.ok_or_else(|| format!("Invalid {field}: must be a time, like 2019-01-01T12:00:00+00:00"))?;
+    Ok(json!({"$reql_type$": "TIME", "epoch_time": seconds, "timezone": "+00:00"}))
+}
+
+/// A stored time in milliseconds since 1970; `None` for what is none.
+pub(super) fn milliseconds(value: &Value) -> Option<f64> {
+    let members = value.as_object().filter(|members| members.get("$reql_type$") == Some(&Value::from("TIME")))?;
+    members.get("epoch_time")?.as_f64().map(|seconds| (seconds * 1000.0).round())
+}
+
 /// The text for a stored time: six fraction digits if it is no whole second, then its own offset, never `Z`.
 ///
 /// Milliseconds are kept, which is all that the database keeps; finer digits would be the noise of a double.
@@ -25,11 +43,19 @@ pub(super) fn text(value: &Value) -> Kind<String> {
 }
 
 fn to_text(value: &Value) -> Option<String> {
-    let members = value.as_object().filter(|members| members.get("$reql_type$") == Some(&Value::from("TIME")))?;
-    let ms = (members.get("epoch_time")?.as_f64()? * 1000.0).round();
+    let ms = milliseconds(value)?;
     // Far beyond the years that can be written, and well inside what an i64 holds.
     let ms = (ms.abs() < 1e15).then_some(ms as i64)?;
-    let offset = offset(members.get("timezone")?.as_str()?)?;
+    written(ms, offset(value.get("timezone")?.as_str()?)?)
+}
+
+/// `time` in UTC, as messages have it.
+pub fn time_text(time: Timestamp) -> String {
+    let ms = i64::try_from(time.0).unwrap_or(i64::MAX);
+    written(ms, Utc.fix()).unwrap_or_else(|| UNKNOWN.to_owned())
+}
+
+fn written(ms: i64, offset: FixedOffset) -> Option<String> {
     let utc = DateTime::from_timestamp_millis(ms).filter(|time| (0..=10_000).contains(&time.year()))?;
     let time = utc.with_timezone(&offset);
     let digits = if time.nanosecond() == 0 { "%Y-%m-%dT%H:%M:%S%:z" } else { "%Y-%m-%dT%H:%M:%S%.6f%:z" };
@@ -121,5 +147,13 @@ mod tests {
         assert_eq!(value.to_string(), r#"{"$reql_type$":"TIME","epoch_time":1546344000.123,"timezone":"+00:00"}"#);
         assert_eq!(text(&value).as_deref(), Ok("2019-01-01T12:00:00.123000+00:00"));
         assert_eq!(stored(Timestamp(2000))["epoch_time"].to_string(), "2");
+    }
+
+    #[test]
+    fn a_moment_is_written_as_one_that_is_stored() {
+        for time in [0, 1, 2000, 1_546_344_000_123, 253_402_300_799_999].map(Timestamp) {
+            assert_eq!(text(&stored(time)), Ok(time_text(time)));
+        }
+        assert_eq!(time_text(Timestamp(u64::MAX)), UNKNOWN);
     }
 }

@@ -29,6 +29,9 @@ pub(super) struct ServeArgs {
     /// Serve the tables of this database, `rethinkdb://USER@HOST:PORT/DATABASE` [default: the embedded store]
     #[arg(long, value_name = "URL")]
     source: Option<String>,
+    /// Pass on what only the crawler can do to its API, `ws://HOST:PORT/PATH` [default: none]
+    #[arg(long, value_name = "URL")]
+    crawler: Option<String>,
     /// A proxy in front does TLS and authentication: allow any address, Host and Origin
     #[arg(long)]
     behind_proxy: bool,
@@ -51,7 +54,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn config_help() -> String {
     let defaults = Limits::default().entries();
     let mut help = "Configuration: defaults < starfeed.toml < STARFEED_<KEY> in the environment < flags.\n\
-        Keys: listen, data_dir, source, source_password_file, source_ca_file, behind_proxy, allowed_origins, log; and under [limits], in bytes and seconds:\n"
+        Keys: listen, data_dir, source, source_password_file, source_ca_file, crawler, behind_proxy, allowed_origins, log; and under [limits], in bytes and seconds:\n"
         .to_owned();
     for ((key, default), (_, description)) in defaults.iter().zip(Limits::DESCRIPTIONS) {
         help.push_str(&format!("  {key} = {default}\n     {description}\n"));
@@ -62,7 +65,13 @@ fn config_help() -> String {
 impl ServeArgs {
     fn sources(self) -> ConfigSources {
         let mut flags = self.set;
-        let named = [("listen", self.listen), ("data_dir", self.data_dir), ("source", self.source), ("log", self.log)];
+        let named = [
+            ("listen", self.listen),
+            ("data_dir", self.data_dir),
+            ("source", self.source),
+            ("crawler", self.crawler),
+            ("log", self.log),
+        ];
         flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         if self.behind_proxy {
             flags.push(("behind_proxy".to_owned(), "true".to_owned()));

@@ -11,6 +11,12 @@ pub enum Source {
     Schedules,
     /// `subscribe_domain_login_list`.
     DomainLogins,
+    /// `subscribe_captcha_solver_list`: rows have names.
+    CaptchaSolvers,
+    /// `subscribe_rate_limit_list`: rows have names.
+    RateLimits,
+    /// `subscribe_job_list`: rows have names.
+    Jobs,
     /// `subscribe_table`, with the name of the table: rows may have documents.
     Table(String),
 }
@@ -115,6 +121,11 @@ impl Query {
             Source::DomainLogins => {
                 Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList { options })
             }
+            Source::CaptchaSolvers => {
+                Command::SubscribeCaptchaSolverList(proto::RequestSubscribeCaptchaSolverList { options })
+            }
+            Source::RateLimits => Command::SubscribeRateLimitList(proto::RequestSubscribeRateLimitList { options }),
+            Source::Jobs => Command::SubscribeJobList(proto::RequestSubscribeJobList { options }),
             Source::Table(table) => {
                 Command::SubscribeTable(proto::RequestSubscribeTable { table: table.clone(), options })
             }

@@ -70,6 +70,12 @@ impl RowEvent {
                 let domain = event.domain.ok_or(Divergence::Undecodable("a login without a domain"))?;
                 Ok(named(kind(event.event_type)?, Key::text(&domain), None))
             }
+            Body::CaptchaSolverEvent(event) => Ok(named(kind(event.event_type)?, id(event.solver_id())?, event.name)),
+            Body::RateLimitEvent(event) => {
+                let token = event.token.ok_or(Divergence::Undecodable("a rate limit without a token"))?;
+                Ok(named(kind(event.event_type)?, Key::binary(&token), event.name))
+            }
+            Body::JobEvent(event) => Ok(named(kind(event.event_type)?, id(event.job_id())?, event.name)),
             Body::TableEvent(event) => {
                 let document = |text: Option<String>| text.map(|text| Document::from_stored(text.into_bytes()));
                 Ok(Self {
@@ -107,5 +113,45 @@ fn key(key: Option<proto::TableKey>) -> Result<Key, Divergence> {
         Some(table_key::Value::Number(number)) => Ok(Key::number(number)),
         Some(table_key::Value::Binary(bytes)) => Ok(Key::binary(&bytes)),
         None => Err(Divergence::Undecodable("a row without a key")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_every_list_have_a_key_and_a_name() {
+        let (event_type, id) = (Some(2), Some(bytes::Bytes::from_static(&[1; 16])));
+        let name = Some("N".to_owned());
+        let uuid = Key::text("01010101-0101-0101-0101-010101010101");
+        let solver = proto::CaptchaSolverEvent {
+            event_type,
+            solver_id: id.clone(),
+            name: name.clone(),
+            ..proto::CaptchaSolverEvent::default()
+        };
+        let limit = proto::RateLimitEvent {
+            event_type,
+            token: id.clone(),
+            name: name.clone(),
+            ..proto::RateLimitEvent::default()
+        };
+        let job = proto::JobEvent { event_type, job_id: id, name, ..proto::JobEvent::default() };
+        for (body, key) in [
+            (Body::CaptchaSolverEvent(solver.clone()), uuid.clone()),
+            (Body::RateLimitEvent(limit.clone()), Key::binary(&[1; 16])),
+            (Body::JobEvent(job.clone()), uuid),
+        ] {
+            let event = RowEvent::decode(body).expect("it is right");
+            assert_eq!((event.kind, event.key, event.name.as_deref()), (ChangeKind::Updated, key, Some("N")));
+        }
+        for body in [
+            Body::CaptchaSolverEvent(proto::CaptchaSolverEvent { solver_id: None, ..solver }),
+            Body::RateLimitEvent(proto::RateLimitEvent { token: None, ..limit }),
+            Body::JobEvent(proto::JobEvent { event_type: None, ..job }),
+        ] {
+            assert!(RowEvent::decode(body).is_err());
+        }
     }
 }

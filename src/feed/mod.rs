@@ -4,6 +4,7 @@
 //! is *behind* and catches up by itself ([`read_page`]), from the snapshot, the log and at last the feed's own
 //! window of recent changes. [`Attachment::advance`] is the one door from behind to live.
 
+mod bells;
 mod catch_up;
 mod outbox;
 mod published;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bells::Bells;
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
 pub use outbox::{Delivery, Outbox, Outlet, Waiting};
 pub use published::{Piece, Published, ViewChange};
@@ -23,6 +25,9 @@ use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
 use views::{GoneLive, Live, ViewId, Views};
 use window::Window;
+
+use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::change::{Change, Seq, Table};
 use crate::metrics::Metrics;
@@ -74,6 +79,7 @@ struct FeedState {
     source: FeedSource,
     window: Window,
     views: Views,
+    bells: Bells,
     /// The newest change that was handed over; the window may already have newer ones, which are being matched.
     handed: Seq,
 }
@@ -88,7 +94,11 @@ impl Feed {
             state.window.push(Arc::clone(published));
         }
         let lent = state.views.lend();
+        let bells = state.bells.lend();
         drop(state);
+        if let Some(bells) = bells {
+            bells.ring(&batch);
+        }
         let lent = lent.map(|mut matching| (matching.run(&batch), matching));
         let matched = lent.as_ref().map_or(&[][..], |(matched, _)| matched);
         let mut state = self.lock();
@@ -233,11 +243,7 @@ impl Feeds {
 
     /// Attaches `subscription` to the feed of the table of `view`; dropping the guard detaches it.
     pub fn attach(&self, view: &Arc<View>, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
-        let mut state = self.lock();
-        let published = state.published;
-        let feed = state.feeds.entry(view.table.clone()).or_insert_with(|| Arc::new(self.feed(view, published)));
-        let feed = Arc::clone(feed);
-        drop(state);
+        let feed = self.feed_for(&view.table, view.secrets);
         let mut state = feed.lock();
         let (view_id, view) = state.views.attach(view, &self.limits)?;
         state.source.subscribers += 1;
@@ -249,10 +255,29 @@ impl Feeds {
         Ok(Attachment { feed, view, ids: (view_id, subscription) })
     }
 
-    fn feed(&self, view: &View, published: Seq) -> Feed {
+    /// Tells of each change of a row of `table` whose `member` is `value`, before or after it; of those who ask for a table first, its
+    /// `secrets` count. The receiver begins with something that it has not seen.
+    pub fn bell(
+        &self,
+        table: &Table,
+        secrets: &'static [Secret],
+        member: &'static str,
+        value: Value,
+    ) -> watch::Receiver<bool> {
+        self.feed_for(table, secrets).lock().bells.add(member, value)
+    }
+
+    fn feed_for(&self, table: &Table, secrets: &'static [Secret]) -> Arc<Feed> {
+        let mut state = self.lock();
+        let published = state.published;
+        let feed = state.feeds.entry(table.clone()).or_insert_with(|| Arc::new(self.feed(table, secrets, published)));
+        Arc::clone(feed)
+    }
+
+    fn feed(&self, table: &Table, secrets: &'static [Secret], published: Seq) -> Feed {
         Feed {
-            table: view.table.clone(),
-            secrets: view.secrets,
+            table: table.clone(),
+            secrets,
             demand: self.demand.clone(),
             state: Mutex::new(FeedState {
                 source: FeedSource::new(match self.demand {
@@ -261,6 +286,7 @@ impl Feeds {
                 }),
                 window: Window::new(published, self.limits.window_bytes),
                 views: Views::new(self.limits.hash_seed),
+                bells: Bells::default(),
                 handed: published,
             }),
             handed_over: Arc::clone(&self.handed_over),
@@ -324,6 +350,7 @@ impl Feeds {
                 table: feed.table.clone(),
                 live: state.views.live_count(),
                 filters: state.views.filter_count(),
+                lag: state.window.head().0.saturating_sub(state.handed.0),
                 source: state.source.state,
             }
         };
@@ -344,6 +371,8 @@ pub struct FeedFigures {
     pub live: usize,
     /// The distinct filters.
     pub filters: usize,
+    /// How many positions what was handed over is behind what was published.
+    pub lag: u64,
     /// How its rows stand to those of the source.
     pub source: SourceState,
 }

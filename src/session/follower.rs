@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::collector::Collector;
 use crate::change::Seq;
 use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, SourceDoubt, Standing, ViewChange};
 use crate::store::{PageBudget, Store};
-use crate::subscription::Subscription;
+use crate::subscription::{self, Subscription};
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
 use crate::view::Scope;
@@ -58,6 +59,8 @@ pub(super) struct Follower {
     pub(super) heartbeat_waits: bool,
     /// What its client was last told of the source.
     pub(super) told: Option<SourceDoubt>,
+    /// Makes its events, if they are not those of rows.
+    pub(super) collector: Option<Box<dyn Collector>>,
 }
 
 /// What seals the tokens of a session.
@@ -89,6 +92,25 @@ impl Follower {
             heartbeat_due_ms: wishes.heartbeat_ms.map(|interval_ms| now_ms.saturating_add(interval_ms)),
             heartbeat_waits: false,
             told: None,
+            collector: None,
+        }
+    }
+
+    /// The same, whose events are made by `collector`.
+    pub(super) fn with_collector(self, collector: Box<dyn Collector>) -> Self {
+        Self { collector: Some(collector), ..self }
+    }
+
+    /// How far it is, for whoever watches.
+    pub(super) fn listed(&self) -> subscription::Progress {
+        match &self.progress {
+            Progress::Live { .. } => subscription::Progress::Live,
+            Progress::Waiting(Cursor::After(after)) | Progress::Behind(Cursor::After(after)) => {
+                subscription::Progress::Behind(*after)
+            }
+            Progress::Waiting(Cursor::Snapshot { .. }) | Progress::Behind(Cursor::Snapshot { .. }) => {
+                subscription::Progress::Snapshot
+            }
         }
     }
 
@@ -118,6 +140,9 @@ impl Follower {
         let is_complete = was_in_snapshot && matches!(cursor, Cursor::After(_));
         self.place = Some(cursor.clone());
         self.progress = Progress::Behind(cursor);
+        if let Some(collector) = self.collector.as_mut().filter(|_| is_complete) {
+            collector.ready();
+        }
         is_complete
     }
 
@@ -132,22 +157,34 @@ impl Follower {
         CatchUpBudget { page, coalesce: self.wishes.coalesce }
     }
 
-    /// The event for an item of a page.
-    pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Event {
+    /// The event for an item of a page, unless it is only collected.
+    pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Option<Event> {
         match &item.content {
             Content::Row(row) => self.summary.add(&row.key, row.version),
             Content::Change(change) => change.published().apply(change.kind(), &mut self.summary),
         }
         self.place = item.cursor;
+        if let Some(collector) = &mut self.collector {
+            match &item.content {
+                Content::Row(row) => collector.row(row),
+                Content::Change(change) => collector.change(change),
+            }
+            return None;
+        }
         let token = self.token(sealing);
-        self.event(News::Row { shape: self.wishes.shape, content: item.content }, token)
+        Some(self.event(News::Row { shape: self.wishes.shape, content: item.content }, token))
     }
 
-    /// The event for a change that the feed handed over.
-    pub(super) fn live_event(&mut self, change: Arc<ViewChange>, sealing: &Sealing) -> Event {
+    /// The event for a change that the feed handed over, unless it is only collected.
+    pub(super) fn live_event(&mut self, change: Arc<ViewChange>, sealing: &Sealing) -> Option<Event> {
         self.reach(change.published().seq(), change.summary());
+        if let Some(collector) = &mut self.collector {
+            collector.change(&SeenChange::Live(change));
+            return None;
+        }
         let token = self.wishes.tokens.then(|| change.token(|| self.sealed_place(sealing).unwrap_or_default()).clone());
-        self.event(News::Row { shape: self.wishes.shape, content: Content::Change(SeenChange::Live(change)) }, token)
+        let content = Content::Change(SeenChange::Live(change));
+        Some(self.event(News::Row { shape: self.wishes.shape, content }, token))
     }
 
     /// The event that says how the subscription stands.

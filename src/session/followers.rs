@@ -1,17 +1,19 @@
 //! The subscriptions of a session: each is live, or behind and catching up. One path serves those that are new, those that
 //! were cut off, and those whose client was too slow.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Read;
+use super::counted::Counted;
 use super::follower::{Follower, Progress, Sealing};
 use crate::feed::{
     Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, Replay, SourceState, SubscriptionId, Waiting,
 };
 use crate::metrics::Metrics;
 use crate::store::{PageBudget, StoreError};
-use crate::wire::{Event, News, ResetReason, ServerMessage, StateKind};
+use crate::subscription::{self, Listing, Subject};
+use crate::wire::{End, Event, News, ResetReason, ServerMessage, StateKind};
 
 /// Taken from the outbox at a time: enough for one write to the socket.
 const TAKEN_BYTES: usize = 64 * 1024;
@@ -26,26 +28,6 @@ struct OpenPage {
     items: VecDeque<PageItem>,
     cursor: Cursor,
     _counted: Counted,
-}
-
-/// Bytes that are counted among all that waits.
-#[derive(Debug)]
-struct Counted {
-    bytes: usize,
-    waiting: Arc<Waiting>,
-}
-
-impl Counted {
-    fn new(bytes: usize, waiting: &Arc<Waiting>) -> Self {
-        waiting.add(bytes);
-        Self { bytes, waiting: Arc::clone(waiting) }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.waiting.remove(self.bytes);
-    }
 }
 
 impl OpenPage {
@@ -73,6 +55,10 @@ pub(super) struct Followers {
     outbox: Arc<Outbox>,
     sealing: Arc<Sealing>,
     metrics: Arc<Metrics>,
+    listing: Arc<Listing>,
+    now_ms: u64,
+    /// Subscriptions with a collector.
+    collecting: BTreeSet<i32>,
     /// How many subscriptions have heartbeats.
     heartbeats: usize,
     /// Boxed, because a node of the map has room for eleven.
@@ -95,11 +81,19 @@ pub(super) struct Followers {
 }
 
 impl Followers {
-    pub(super) fn new(outbox: Arc<Outbox>, sealing: Arc<Sealing>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        outbox: Arc<Outbox>,
+        sealing: Arc<Sealing>,
+        metrics: Arc<Metrics>,
+        listing: Arc<Listing>,
+    ) -> Self {
         Self {
             outbox,
             sealing,
             metrics,
+            listing,
+            now_ms: 0,
+            collecting: BTreeSet::new(),
             heartbeats: 0,
             by_id: BTreeMap::new(),
             ids: HashMap::new(),
@@ -126,6 +120,11 @@ impl Followers {
     pub(super) fn add(&mut self, subscription_id: i32, mut follower: Follower, reset: Option<ResetReason>) {
         self.ids.insert(follower.subscription.id(), subscription_id);
         self.heartbeats += usize::from(follower.wishes.heartbeat_ms.is_some());
+        if follower.collector.is_some() {
+            self.collecting.insert(subscription_id);
+        }
+        let subject = Subject::View(Arc::clone(follower.subscription.view()));
+        self.listing.add(subscription_id, subject, follower.listed());
         let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
         let source = follower.subscription.enter();
         if let (SourceState::Unread { .. }, Progress::Behind(cursor)) = (source, &follower.progress) {
@@ -151,6 +150,8 @@ impl Followers {
             return self.ended.len() < untold;
         };
         self.ids.remove(&follower.subscription.id());
+        self.listing.remove(subscription_id);
+        self.collecting.remove(&subscription_id);
         self.heartbeats -= usize::from(follower.wishes.heartbeat_ms.is_some());
         self.behind.retain(|id| *id != subscription_id);
         self.announced.retain(|(id, _)| *id != subscription_id);
@@ -163,6 +164,7 @@ impl Followers {
 
     /// Begins the heartbeats that are due at `now_ms`.
     pub(super) fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
         if self.heartbeats == 0 {
             return;
         }
@@ -181,22 +183,34 @@ impl Followers {
         self.announced.extend(untold.into_iter().map(|subscription_id| (subscription_id, StateKind::Heartbeat)));
     }
 
-    /// When the next heartbeat is due, in milliseconds of the session's clock.
+    /// When the next heartbeat or collected event is due, in milliseconds of the session's clock.
     pub(super) fn due_ms(&self) -> Option<u64> {
+        let collected = self.collecting.iter().filter_map(|id| self.by_id.get(id)?.collector.as_ref()?.due_ms()).min();
         if self.heartbeats == 0 {
-            return None;
+            return collected;
         }
-        self.by_id.values().filter_map(|follower| follower.heartbeat_due_ms).min()
+        self.by_id.values().filter_map(|follower| follower.heartbeat_due_ms).chain(collected).min()
+    }
+
+    /// The event of the first subscription whose collector has one.
+    fn next_collected(&mut self) -> Option<(i32, Event)> {
+        self.collecting.iter().find_map(|&subscription_id| {
+            let collector = self.by_id.get_mut(&subscription_id)?.collector.as_mut()?;
+            let body = collector.next_event(self.now_ms)?;
+            Some((subscription_id, Event { news: News::Body(body), token: None, number: None }))
+        })
     }
 
     /// The next event, if there is one now: what the feed handed over first, so that those that are live stay live.
     pub(super) fn next_event(&mut self) -> Option<ServerMessage> {
         loop {
             if let Some((subscription_id, message)) = self.ended.pop_front() {
-                let event = Event { news: News::Closed { message }, token: None, number: None };
+                let news = News::Closed { end: End::Error, message: Some(message) };
+                let event = Event { news, token: None, number: None };
                 return Some(ServerMessage::Event { subscription_id, event });
             }
-            let next = self.next_announcement().or_else(|| self.next_delivery()).or_else(|| self.next_page_item());
+            let next = self.next_collected().or_else(|| self.next_announcement());
+            let next = next.or_else(|| self.next_delivery()).or_else(|| self.next_page_item());
             if let Some((subscription_id, event)) = next {
                 return Some(ServerMessage::Event { subscription_id, event });
             }
@@ -272,13 +286,15 @@ impl Followers {
                         panic!("a subscription that is behind was handed change {seq}");
                     };
                     assert!(seq > after, "change {seq} was handed over after {after}");
-                    return Some((subscription_id, follower.live_event(change, &self.sealing)));
+                    let Some(event) = follower.live_event(change, &self.sealing) else { continue };
+                    return Some((subscription_id, event));
                 }
                 Delivery::FellBehind { subscription, after } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
                         continue;
                     };
                     follower.fall_behind(after);
+                    self.listing.note(subscription_id, follower.listed());
                     self.behind.push_back(subscription_id);
                     self.announce(subscription_id, StateKind::Slow);
                 }
@@ -309,9 +325,10 @@ impl Followers {
         let subscription_id = page.subscription_id;
         let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
         if let Some(item) = page.items.pop_front() {
-            return Some((subscription_id, follower.page_event(item, &self.sealing)));
+            return follower.page_event(item, &self.sealing).map(|event| (subscription_id, event));
         }
         let is_ready = follower.end_page(page.cursor.clone());
+        self.listing.note(subscription_id, follower.listed());
         let source = follower.subscription.source();
         self.behind.push_back(subscription_id);
         self.page = None;
@@ -345,6 +362,7 @@ impl Followers {
         match follower.subscription.advance(follower.standing(after), budget) {
             Advance::Live(source) => {
                 follower.progress = Progress::Live { after };
+                self.listing.note(subscription_id, subscription::Progress::Live);
                 follower.told = None;
                 match source.doubt() {
                     Some(_) => self.tell_doubt(subscription_id, source),

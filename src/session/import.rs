@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::catalog::CatalogTable;
+use crate::catalog::StoredTable;
 use crate::change::{Document, Key};
 use crate::proto;
 use crate::store::{Mutation, Outcome, Unit};
@@ -13,7 +13,7 @@ const REPORTED_MAX: usize = 100;
 /// The import of one connection.
 #[derive(Debug)]
 pub(super) struct Import {
-    table: &'static CatalogTable,
+    table: StoredTable,
     unit: Unit,
     lines: HashMap<Key, i32>,
     bytes: usize,
@@ -23,13 +23,13 @@ pub(super) struct Import {
 }
 
 impl Import {
-    pub(super) fn new(table: &'static CatalogTable, bytes_max: usize, row_bytes_max: usize) -> Self {
+    pub(super) fn new(table: StoredTable, bytes_max: usize, row_bytes_max: usize) -> Self {
         let (unit, lines) = (Unit::new(), HashMap::new());
         Self { table, unit, lines, bytes: 0, bytes_max, row_bytes_max, is_refused: false }
     }
 
-    pub(super) fn table(&self) -> &'static CatalogTable {
-        self.table
+    pub(super) fn table(&self) -> &StoredTable {
+        &self.table
     }
 
     /// Checks and stages rows; returns those that were not accepted, the first of them at least.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::Session;
+use super::collector::{Collector, JobStatus, Resources};
 use super::follower::{Follower, Sealing, Wishes};
-use crate::catalog::{self, Form, SubscribePlan};
+use crate::catalog::{self, Form, StreamPlan, SubscribePlan};
 use crate::feed::Cursor;
-use crate::matcher::Filter;
+use crate::matcher::{Filter, FilterLimits};
 use crate::planted::PlantedBug;
 use crate::proto::{self, SubscribeOptions};
+use crate::subscription::{Permit, Progress, Subject};
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenError};
 use crate::view::{KeyRule, Scope, View};
@@ -47,17 +49,87 @@ impl Session {
         let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, &context.sealing))?;
         let subscription = context
             .subscriptions
-            .subscribe(&self.principal, self.followers.len(), &view, self.followers.outbox())
+            .subscribe(&self.principal, self.subscriptions(), &view, self.followers.outbox())
             .map_err(|error| error.to_string())?;
         if token.is_some() && start.reset.is_none() {
             context.metrics.resumed.inc();
         }
+        let follower = Follower::new(subscription, wishes, scope, start.place, start.summary, self.now_ms);
+        let subscription_id = self.new_id();
+        self.followers.add(subscription_id, follower, start.reset);
+        Ok(new_subscription(subscription_id))
+    }
+
+    /// Makes a subscription that is not one to the rows of a table; the error is the text for the client.
+    pub(super) fn subscribe_to(&mut self, plan: &StreamPlan) -> Result<proto::response::Body, String> {
+        match plan {
+            StreamPlan::JobStatus { interval_ms, since } => {
+                let collector = JobStatus::new(*interval_ms, *since, Arc::clone(&self.context.metrics));
+                self.collect("", Box::new(collector))
+            }
+            StreamPlan::Resources { history } => {
+                let collector = Resources::new(Arc::clone(&self.context.host), *history);
+                self.collect(RUNNING, Box::new(collector))
+            }
+            StreamPlan::JobSync(plan) => {
+                let permit = self.admit()?;
+                let subscription_id = self.new_id();
+                self.listing.add(subscription_id, Subject::Job(plan.job_id), Progress::Live);
+                self.streams.add_sync(subscription_id, *plan, permit);
+                Ok(new_subscription(subscription_id))
+            }
+            StreamPlan::Tasks { period_ms } => {
+                let permit = self.admit()?;
+                let subscription_id = self.new_id();
+                self.listing.add(subscription_id, Subject::Other("tasks"), Progress::Live);
+                self.streams.add_tasks(subscription_id, *period_ms, permit);
+                Ok(new_subscription(subscription_id))
+            }
+        }
+    }
+
+    /// Follows the jobs that pass `filter`, and has the events made by `collector`.
+    fn collect(&mut self, filter: &str, collector: Box<dyn Collector>) -> Result<proto::response::Body, String> {
+        let filter = (!filter.is_empty()).then(|| {
+            let filter = Filter::parse(filter, &FilterLimits::default());
+            Arc::new(filter.expect("a filter of our own is one"))
+        });
+        let entry = catalog::table("job").expect("the catalog has jobs");
+        let plan = SubscribePlan { table: entry.table(), form: Form::List(entry), options: None };
+        let view = Arc::new(view(&plan, filter));
+        let scope = view.scope(self.principal.name());
+        let subscription = self
+            .context
+            .subscriptions
+            .subscribe(&self.principal, self.subscriptions(), &view, self.followers.outbox())
+            .map_err(|error| error.to_string())?;
+        let Start { place, summary, reset } = Start::fresh(None);
+        let follower = Follower::new(subscription, wishes(plan.form, None)?, scope, place, summary, self.now_ms);
+        let subscription_id = self.new_id();
+        self.followers.add(subscription_id, follower.with_collector(collector), reset);
+        Ok(new_subscription(subscription_id))
+    }
+
+    fn admit(&self) -> Result<Permit, String> {
+        self.context.subscriptions.admit(self.subscriptions()).map_err(|error| error.to_string())
+    }
+
+    fn subscriptions(&self) -> usize {
+        self.followers.len() + self.streams.len()
+    }
+
+    fn new_id(&mut self) -> i32 {
         let subscription_id = self.next_subscription_id;
         self.next_subscription_id += 1;
-        let follower = Follower::new(subscription, wishes, scope, start.place, start.summary, self.now_ms);
-        self.followers.add(subscription_id, follower, start.reset);
-        Ok(proto::response::Body::NewSubscription(proto::ResponseNewSubscription { subscription_id }))
+        subscription_id
     }
+}
+
+/// Jobs that run, as a filter.
+const RUNNING: &str = r#"run_state == "running""#;
+
+fn new_subscription(subscription_id: i32) -> proto::response::Body {
+    proto::response::Body::NewSubscription(proto::ResponseNewSubscription { subscription_id })
 }
 
 fn wishes(form: Form, options: Option<&SubscribeOptions>) -> Result<Wishes, String> {

@@ -7,7 +7,7 @@ use crate::change::{Document, Epoch, Key, Table, Timestamp};
 use crate::feed::{FeedLimits, Feeds, Outlet, Waiting};
 use crate::proto::SubscribeOptions;
 use crate::proto::request::Command;
-use crate::store::{MemoryDisk, Mutation, Retention, Store, StoreOptions, StoreSecret};
+use crate::store::{MemoryDisk, Mutation, Outcome, Retention, Store, StoreOptions, StoreSecret, TableIndexes, Unit};
 use crate::subscription::SubscriptionLimits;
 use crate::wire::{Event, News, StateKind};
 
@@ -24,7 +24,7 @@ fn session(store: &Store) -> (Session, Arc<Feeds>) {
 
 fn connect(context: &Arc<SessionContext>, waiting: &Arc<Waiting>) -> Session {
     let outbox = Outbox::new(1 << 10, Arc::clone(waiting), Arc::new(Nobody));
-    Session::new(Arc::clone(context), Principal::Anonymous, outbox)
+    Session::new(Arc::clone(context), Principal::Anonymous, String::new(), outbox)
 }
 
 fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
@@ -42,19 +42,24 @@ fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
         page: PageBudget { items: 10, bytes: 1000 },
         filters: FilterLimits::default(),
     };
-    let context = SessionContext::new(store, subscriptions, metrics, limits, Writes::Overlap);
+    let context = SessionContext::new(store, subscriptions, metrics, limits, Writes::Overlap, Arc::default());
     (context, feeds)
 }
 
 fn store() -> Store {
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
-    let options =
-        StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret: StoreSecret([7; 32]) };
+    let options = StoreOptions {
+        retention,
+        cache_bytes: 1 << 20,
+        fresh_epoch: Epoch(1),
+        fresh_secret: StoreSecret([7; 32]),
+        indexes: Vec::new(),
+    };
     Store::open(Box::new(MemoryDisk), options).expect("memory does not fail")
 }
 
 fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
-    let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil() };
+    let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil(), has_crawler: false };
     session.receive(ClientMessage { request_id, size, command: Some(command) }, &arrival);
 }
 
@@ -81,6 +86,7 @@ fn run(session: &mut Session, store: &Store) -> Vec<String> {
                 let committed = store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
                 session.written(ticket, Ok(committed.results.into_iter().next().expect("one unit")));
             }
+            Step::Do(other) => panic!("{other:?} is for nobody here"),
             Step::Send(ServerMessage::Response { request_id, result }) => {
                 sent.push(format!("{request_id} {}", result.map_or_else(|text| text, |_| "ok".to_owned())));
             }
@@ -170,7 +176,7 @@ fn events(session: &mut Session, store: &Store) -> Vec<Event> {
         match session.next_step() {
             Step::Wait => return sent,
             Step::Do(Work::Read(read)) => session.read(read.run(store)),
-            Step::Do(Work::Write { .. }) => panic!("nothing is written"),
+            Step::Do(other) => panic!("only rows are read: {other:?}"),
             Step::Send(ServerMessage::Response { result, .. }) => drop(result.expect("it is granted")),
             Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),
         }
@@ -180,7 +186,7 @@ fn events(session: &mut Session, store: &Store) -> Vec<Event> {
 fn states(events: &[Event]) -> Vec<StateKind> {
     let state = |event: &Event| match &event.news {
         News::State(state) => Some(state.kind),
-        News::Row { .. } | News::Closed { .. } => None,
+        News::Row { .. } | News::Body(_) | News::Closed { .. } => None,
     };
     events.iter().filter_map(state).collect()
 }
@@ -208,7 +214,8 @@ fn a_token_of_what_a_restored_store_does_not_have_is_of_the_future() {
 fn states_come_only_to_those_who_asked_for_them() {
     let retention = Retention { bytes: 2_000, age_ms: 1 << 40 };
     let fresh_secret = StoreSecret([7; 32]);
-    let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret };
+    let options =
+        StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret, indexes: Vec::new() };
     let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
     let (mut session, feeds) = session(&store);
     let options = SubscribeOptions { include_document: Some(true), ..Default::default() };
@@ -271,7 +278,7 @@ fn no_filter_runs_on_the_loop_of_a_connection() {
                 replays += usize::from(matches!(read, Read::Replay { .. }));
                 session.read(read.run(&store));
             }
-            Step::Do(Work::Write { .. }) => panic!("nothing is written"),
+            Step::Do(other) => panic!("only rows are read: {other:?}"),
             Step::Send(ServerMessage::Event { event, .. }) => {
                 sent += usize::from(matches!(event.news, News::Row { .. }))
             }
@@ -279,4 +286,187 @@ fn no_filter_runs_on_the_loop_of_a_connection() {
         }
     }
     assert_eq!((replays, sent), (1, 1));
+}
+
+/// A store with a job that is over, and three responses of it.
+fn store_with_a_job(id: &str) -> Store {
+    let tables = catalog::stored_tables();
+    let indexes = tables.map(|table| TableIndexes { table: table.table(), indexes: table.indexes }).collect();
+    let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
+    let fresh_secret = StoreSecret([7; 32]);
+    let options = StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret, indexes };
+    let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
+    let row = |text: String| Document::parse(text.as_bytes()).expect("an object");
+    let job = row(format!(r#"{{"id":"{id}","run_state":"completed"}}"#));
+    let mut unit = vec![Mutation::put(Table::new("job"), Key::text(id), job)];
+    for sequence in 1..=3 {
+        let response = row(format!(r#"{{"sequence":{sequence},"job_id":"{id}"}}"#));
+        unit.push(Mutation::put(Table::new("response"), Key::number(f64::from(sequence)), response));
+    }
+    store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
+    store
+}
+
+#[test]
+fn nothing_begins_between_the_steps_of_a_request() {
+    let id = uuid::Uuid::from_bytes([0x12; 16]);
+    let store = store_with_a_job(&id.to_string());
+    let (mut session, _feeds) = session(&store);
+    let job_id = id.as_bytes().to_vec().into();
+    ask(&mut session, 1, 10, Command::DeleteJob(proto::RequestDeleteJob { job_id }));
+    ask(&mut session, 2, 10, delete("a.example"));
+    ask(&mut session, 3, 10, list());
+    let mut written = Vec::new();
+    let mut answered = Vec::new();
+    loop {
+        match session.next_step() {
+            Step::Wait => break,
+            Step::Do(Work::Read(read)) => session.read(read.run(&store)),
+            Step::Do(Work::Write { ticket, unit }) => {
+                written.push((unit[0].table.name().to_owned(), unit.len()));
+                // While it is being written, writes of the same request wait, and so do others.
+                if unit[0].table.name() == "response" {
+                    assert!(matches!(session.next_step(), Step::Wait), "the request has more steps");
+                }
+                let committed = store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
+                session.written(ticket, Ok(committed.results.into_iter().next().expect("one unit")));
+            }
+            Step::Send(ServerMessage::Response { request_id, result }) => answered.push((request_id, result.is_ok())),
+            other => panic!("{other:?}"),
+        }
+    }
+    let written: Vec<(&str, usize)> = written.iter().map(|(table, rows)| (table.as_str(), *rows)).collect();
+    assert_eq!(written, [("response", 3), ("job", 1), ("domain_login", 1)]);
+    assert_eq!(answered, [(1, true), (2, true), (3, true)]);
+    assert_eq!(store.snapshot().expect("memory").count(&Table::new("response")).expect("memory"), 0);
+}
+
+#[test]
+fn what_the_crawler_is_asked_holds_nothing_up() {
+    let store = store();
+    let (mut session, _feeds) = session(&store);
+    let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil(), has_crawler: true };
+    let profile = Command::PerformanceProfile(proto::RequestPerformanceProfile::default());
+    session.receive(ClientMessage { request_id: 1, size: 10, command: Some(profile) }, &arrival);
+    ask(&mut session, 2, 10, list());
+    let Step::Do(Work::Ask { ticket, command }) = session.next_step() else { panic!("the crawler is asked") };
+    assert!(matches!(*command, Command::PerformanceProfile(_)));
+    assert_eq!(run(&mut session, &store), ["2 ok"]);
+    session.asked(ticket, Err("no".to_owned()));
+    assert_eq!(run(&mut session, &store), ["1 no"]);
+}
+
+#[test]
+fn trees_that_are_always_due_leave_turns_to_others() {
+    let store = store_with_a_job("00000000-0000-4000-8000-000000000001");
+    let (mut session, _feeds) = session(&store);
+    for request_id in 1..=2 {
+        ask(
+            &mut session,
+            request_id,
+            10,
+            Command::SubscribeTaskMonitor(proto::RequestSubscribeTaskMonitor { period: Some(0.05) }),
+        );
+    }
+    let mut trees = Vec::new();
+    for turn in 0..6 {
+        session.tick(1000 * turn);
+        loop {
+            match session.next_step() {
+                Step::Send(ServerMessage::Event { subscription_id, .. }) => break trees.push(subscription_id),
+                Step::Send(ServerMessage::Response { .. }) => {}
+                other => panic!("{other:?}: a tree is due"),
+            }
+        }
+    }
+    assert_eq!(trees, [0, 1, 0, 1, 0, 1]);
+}
+
+/// A session that syncs the job of `store`, until it has answered that and wants to look for items.
+fn syncing(store: &Store, job: uuid::Uuid) -> Session {
+    let (mut session, _feeds) = session(store);
+    let job_id = job.as_bytes().to_vec().into();
+    let sync = proto::RequestSubscribeJobSync { job_id, ..Default::default() };
+    ask(&mut session, 1, 10, Command::SubscribeJobSync(sync));
+    let mut watches = 0;
+    loop {
+        match session.next_step() {
+            Step::Do(Work::Read(read @ Read::Query { reader: Reader::Request, .. })) => session.read(read.run(store)),
+            Step::Do(Work::Watch(watch)) => {
+                assert!(["job", "response"].contains(&watch.table.name()));
+                watches += 1;
+            }
+            Step::Do(Work::Read(Read::Query { reader: Reader::Stream(0), .. })) => break,
+            Step::Send(ServerMessage::Response { request_id, result }) => assert!(request_id == 1 && result.is_ok()),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(watches, 2);
+    session
+}
+
+/// The end of the one subscription, behind what it has to send before.
+fn end_of(session: &mut Session, store: &Store) -> (crate::wire::End, usize) {
+    let mut items = 0;
+    loop {
+        match session.next_step() {
+            Step::Do(Work::Read(read)) => session.read(read.run(store)),
+            Step::Send(ServerMessage::Event { event: Event { news: News::Body(Some(_)), .. }, .. }) => items += 1,
+            Step::Send(ServerMessage::Event { event: Event { news: News::Closed { end, .. }, .. }, .. }) => {
+                return (end, items);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_sync_ends_with_what_lasts_and_looks_again_after_what_passes() {
+    use crate::store::StoreError;
+    use crate::wire::End;
+    let id = uuid::Uuid::from_bytes([0x12; 16]);
+    let store = store_with_a_job(&id.to_string());
+    let failed = |error: StoreError| ReadResult::Query(Reader::Stream(0), Err(error.into()));
+
+    let mut session = syncing(&store, id);
+    session.read(failed(StoreError::Damaged("a page".to_owned())));
+    assert_eq!(end_of(&mut session, &store), (End::Error, 0));
+
+    let mut session = syncing(&store, id);
+    session.read(failed(StoreError::Disk("a cable".to_owned())));
+    assert!(matches!(session.next_step(), Step::Wait), "not at once");
+    session.tick(session.due_ms().expect("later"));
+    assert_eq!(end_of(&mut session, &store), (End::Complete, 3));
+}
+
+#[test]
+fn a_sync_looks_again_when_it_is_told_to_and_no_sooner() {
+    let id = uuid::Uuid::from_bytes([0x12; 16]);
+    let store = store_with_a_job(&id.to_string());
+    let row = |text: String| Document::parse(text.as_bytes()).expect("an object");
+    let job = |state: &str| {
+        let document = row(format!(r#"{{"id":"{id}","run_state":"{state}"}}"#));
+        vec![Mutation::put(Table::new("job"), Key::text(&id.to_string()), document)]
+    };
+    store.commit(Timestamp(0), &[job("running")]).expect("memory does not fail");
+    let mut session = syncing(&store, id);
+    let result = store
+        .snapshot()
+        .expect("memory")
+        .query(&crate::store::Query::Get { table: Table::new("job"), key: Key::text(&id.to_string()) }, 1000);
+    session.read(ReadResult::Query(Reader::Stream(0), result.map_err(SourceError::from)));
+    let mut items = 0;
+    loop {
+        match session.next_step() {
+            Step::Wait => break,
+            Step::Do(Work::Read(read)) => session.read(read.run(&store)),
+            Step::Send(_) => items += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(items, 3);
+    store.commit(Timestamp(0), &[job("completed")]).expect("memory does not fail");
+    assert!(matches!(session.next_step(), Step::Wait), "nobody has told it");
+    session.changed(0);
+    assert_eq!(end_of(&mut session, &store), (crate::wire::End::Complete, 0));
 }

@@ -1,15 +1,20 @@
 //! What a session needs done that waits for the disk. Whoever runs the session runs it and hands the result back.
 
+use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
 use super::unknown_table;
-use crate::catalog::{self, Role};
+use crate::catalog::{self, Answer, Role};
 use crate::change::Table;
 use crate::feed::{CatchUp, CatchUpBudget, Cursor, Replay, read_page};
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
+use crate::proto;
 use crate::source::SourceError;
-use crate::store::{Query, QueryResult, Store, StoreError, Unit, read};
+use crate::store::{Index, Query, QueryResult, Store, StoreError, Unit, read};
 use crate::view::View;
 
 /// Something to do for a session.
@@ -24,6 +29,43 @@ pub enum Work {
     },
     /// Read this; hand the result to [`Session::read`](super::Session::read).
     Read(Read),
+    /// Have the crawler carry out this; hand the result to [`Session::asked`](super::Session::asked).
+    Ask {
+        /// Which question it is, for the result.
+        ticket: AskTicket,
+        /// What to ask.
+        command: Box<proto::request::Command>,
+    },
+    /// Watch this.
+    Watch(Watch),
+}
+
+/// A part of a table to watch: whenever something may have happened to it, tell [`Session::changed`](super::Session::changed).
+#[derive(Debug)]
+pub struct Watch {
+    /// For which subscription, by its number on the connection.
+    pub subscription_id: i32,
+    /// The table.
+    pub table: Table,
+    /// The index that has the part.
+    pub index: &'static Index,
+    /// The values of its first members that the rows have.
+    pub prefix: Vec<Value>,
+    /// Cancelled when nobody wants to know any more.
+    pub until: CancellationToken,
+}
+
+/// Names a question to the crawler until its answer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AskTicket(pub(super) u64);
+
+/// For whom something is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// The request that is being carried out.
+    Request,
+    /// A subscription that is not one to a table, by its number on the connection.
+    Stream(i32),
 }
 
 /// Names a write of a session until its result is there.
@@ -31,10 +73,11 @@ pub enum Work {
 pub struct WriteTicket(pub(super) u64);
 
 /// Something to read from the store.
-#[derive(Debug)]
 pub enum Read {
     /// For a command: the source of the rows answers it.
     Query {
+        /// For whom.
+        reader: Reader,
         /// What.
         query: Query,
         /// The bytes of rows that an answer may have.
@@ -64,13 +107,34 @@ pub enum Read {
     },
     /// What a request needs to know before it is carried out.
     Question(Question),
+    /// Something to work out of what was read.
+    Compute {
+        /// For whom.
+        reader: Reader,
+        /// How.
+        work: Box<dyn FnOnce() -> Answer + Send>,
+    },
+}
+
+impl fmt::Debug for Read {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Query { query, .. } => f.debug_tuple("Query").field(query).finish(),
+            Self::Page { subscription_id, .. } => f.debug_tuple("Page").field(subscription_id).finish(),
+            Self::Replay { subscription_id, .. } => f.debug_tuple("Replay").field(subscription_id).finish(),
+            Self::Question(_) => f.write_str("Question"),
+            Self::Compute { reader, .. } => f.debug_tuple("Compute").field(reader).finish(),
+        }
+    }
 }
 
 /// What was read.
 #[derive(Debug)]
 pub enum ReadResult {
     /// For [`Read::Query`].
-    Query(Result<QueryResult, SourceError>),
+    Query(Reader, Result<QueryResult, SourceError>),
+    /// For [`Read::Compute`].
+    Computed(Reader, Answer),
     /// For [`Read::Page`] and [`Read::Replay`].
     Page {
         /// The subscription it is for.
@@ -118,10 +182,11 @@ impl Read {
     /// Reads it. This waits for the disk.
     pub fn run(self, store: &Store) -> ReadResult {
         match self {
-            Self::Query { query, bytes_max } => {
+            Self::Query { reader, query, bytes_max } => {
                 let result = read(store, |snapshot| snapshot.query(&query, bytes_max));
-                ReadResult::Query(result.map_err(SourceError::from))
+                ReadResult::Query(reader, result.map_err(SourceError::from))
             }
+            Self::Compute { reader, work } => ReadResult::Computed(reader, work()),
             Self::Replay { subscription_id, replay, metrics } => {
                 ReadResult::Page { subscription_id, result: Ok(CatchUp::Page(replay.page(&metrics))) }
             }

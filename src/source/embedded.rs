@@ -1,10 +1,16 @@
 //! The embedded store as its own source.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use serde_json::Value;
 
-use super::{Source, SourceError, Written};
-use crate::store::{Query, QueryResult, Store, StoreError, Unit, WriteHandle, read};
+use super::{Changes, Source, SourceError, Written};
+use crate::catalog::stored_table;
+use crate::change::Table;
+use crate::feed::Feeds;
+use crate::store::{Index, Query, QueryResult, Store, StoreError, Unit, WriteHandle, read};
 use crate::task;
 
 /// The embedded store as its own source.
@@ -12,12 +18,13 @@ use crate::task;
 pub struct Embedded {
     store: Store,
     writer: WriteHandle,
+    feeds: Arc<Feeds>,
 }
 
 impl Embedded {
-    /// Reads `store`, and writes by `writer`.
-    pub fn new(store: Store, writer: WriteHandle) -> Self {
-        Self { store, writer }
+    /// Reads `store`, and writes by `writer`; what is written comes by `feeds`.
+    pub fn new(store: Store, writer: WriteHandle, feeds: Arc<Feeds>) -> Self {
+        Self { store, writer, feeds }
     }
 }
 
@@ -42,5 +49,13 @@ impl Source for Embedded {
 
     fn keeps_order(&self) -> bool {
         true
+    }
+
+    /// The first member is enough: who is told reads again, and that is no harm.
+    fn changes(&self, table: &Table, index: &'static Index, prefix: Vec<Value>) -> Changes {
+        let member = index.members[0];
+        let value = prefix.into_iter().next().expect("a part of an index is named by a value");
+        let secrets = stored_table(table.name()).map_or(&[][..], |table| table.secrets);
+        Changes::of(self.feeds.bell(table, secrets, member, value))
     }
 }

@@ -3,6 +3,7 @@
 //! Subscriptions know nothing of it: they read the store. A source carries out what commands ask for, and one that is not the
 //! store itself also writes what happens in it into the store, and tells the feeds where that is in doubt.
 
+mod changes;
 mod embedded;
 pub(crate) mod progress;
 pub mod rethinkdb;
@@ -10,11 +11,14 @@ pub mod rethinkdb;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
+pub use changes::Changes;
 pub use embedded::Embedded;
 use rethinkdb::reql::ReqlError;
 
-use crate::store::{Query, QueryResult, StoreError, Unit, UnitResult};
+use crate::change::Table;
+use crate::store::{Index, Query, QueryResult, StoreError, Unit, UnitResult};
 
 /// Why a source could not do what it was asked; the text is for the client.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -38,6 +42,18 @@ pub enum SourceError {
         /// Why not all.
         error: Box<SourceError>,
     },
+}
+
+impl SourceError {
+    /// Whether the same may succeed later, without anybody doing anything about it here.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Store(StoreError::Damaged(_) | StoreError::AnswerTooBig { .. }) => false,
+            Self::Store(_) => true,
+            Self::Database(error) | Self::Unconfirmed(error) => error.is_passing(),
+            Self::InPart { error, .. } => error.is_passing(),
+        }
+    }
 }
 
 /// What became of a write.
@@ -64,4 +80,7 @@ pub trait Source: fmt::Debug + Send + Sync {
 
     /// Whether writes take effect in the order in which they are handed in, without waiting for each other.
     fn keeps_order(&self) -> bool;
+
+    /// Tells of changes of the rows of `table` whose first members in `index` are `prefix`. Called from within a runtime.
+    fn changes(&self, table: &Table, index: &'static Index, prefix: Vec<Value>) -> Changes;
 }

@@ -10,7 +10,8 @@ use crate::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
 /// The version of this layout; a store of a newer one is refused.
 ///
 /// 1: the log had no versions of old rows, and there was no secret. 2: changes had no other cause than a write.
-pub(super) const FORMAT_VERSION: u64 = 3;
+/// 3: there were no indexes, which a starfeed that does not know them would leave behind.
+pub(super) const FORMAT_VERSION: u64 = 4;
 
 /// `format`, `epoch`, `last_seq`, `log_bytes` as little-endian numbers, and the bytes of `secret`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -35,6 +36,9 @@ pub(super) const LOG: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::
 /// Position to table number, size in bytes and time in milliseconds: all changes in order, for retention.
 pub(super) const LOG_ORDER: TableDefinition<'_, u64, (u32, u32, u64)> = TableDefinition::new("log_order");
 
+/// Table number, number of the index among those of its [`TableRecord`], and the row's place in it (`index.rs`) to a checksum.
+pub(super) const INDEX_ENTRIES: TableDefinition<'_, (u32, u32, &[u8]), u32> = TableDefinition::new("index_entries");
+
 /// What the store knows of one table.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TableRecord {
@@ -46,6 +50,18 @@ pub(super) struct TableRecord {
     /// Its newest change that retention took out of the log; a reader behind it has missed something.
     #[prost(uint64, tag = "3")]
     pub(super) trimmed_to: u64,
+    /// The indexes that have an entry of each of its rows.
+    #[prost(message, repeated, tag = "4")]
+    pub(super) indexes: Vec<IndexRecord>,
+}
+
+/// An index that is built.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct IndexRecord {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(super) members: Vec<String>,
 }
 
 const CAUSE_WRITE: u32 = 0;
@@ -131,6 +147,11 @@ pub(super) fn decode_row(number: u32, key: &[u8], value: &[u8]) -> Result<Row, S
         version: Seq(u64::from_be_bytes(*version)),
         document: Document::from_stored(Bytes::copy_from_slice(document)),
     })
+}
+
+/// What an index keeps beside the place of a row.
+pub(super) fn entry_checksum(number: u32, index: u32, place: &[u8]) -> u32 {
+    checksum(&[number.to_be_bytes(), index.to_be_bytes()].concat(), place)
 }
 
 const WRONG_CHECKSUM: &str = "its checksum is wrong";

@@ -5,9 +5,11 @@
 //! a fault leaves that open, the changes that turn out to be on disk come first with the next commit.
 
 mod disk;
+mod index;
 mod layout;
 mod mutation;
 mod query;
+mod range;
 mod recovery;
 mod snapshot;
 mod tables;
@@ -21,14 +23,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::ReadableDatabase;
 
 pub use disk::{Disk, FileDisk, MemoryDisk};
-pub use mutation::{IfMissing, IfPresent, Mutation, Outcome};
-pub use query::{Order, Query, QueryResult};
+pub use mutation::{Guard, IfMissing, IfPresent, Mutation, Outcome};
+pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, RangeQuery, RangeStart};
 use recovery::Opened;
 pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
 use tables::Tables;
 pub use writer::{CommitObserver, WriteHandle, Writer, WriterLimits, WriterStatus};
 
-use crate::change::{Change, Epoch, Position, Seq, Timestamp};
+use crate::change::{Change, Epoch, Position, Seq, Table, Timestamp};
 
 /// Why the store could not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -117,6 +119,17 @@ pub struct StoreOptions {
     pub fresh_epoch: Epoch,
     /// The secret of the store if it is a new one: random, so that nobody can guess it.
     pub fresh_secret: StoreSecret,
+    /// Which indexes the tables have; those of other tables have none. Where others are there, they are built first.
+    pub indexes: Vec<TableIndexes>,
+}
+
+/// The indexes of a table.
+#[derive(Clone, Debug)]
+pub struct TableIndexes {
+    /// The table.
+    pub table: Table,
+    /// Its indexes.
+    pub indexes: &'static [Index],
 }
 
 /// What only this store knows, and keeps over restarts: tokens are sealed with it.

@@ -44,6 +44,50 @@ pub enum IfPresent {
     Delete,
     /// Fail with this text for the client.
     Refuse(String),
+    /// Do the other, if the guard lets it.
+    When(Guard, Box<IfPresent>),
+}
+
+/// What a row has to be like for a write to be done.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// The text member that is looked at.
+    pub member: &'static str,
+    /// It has to be one of these.
+    pub values: &'static [&'static str],
+    /// The text for the client where it is not.
+    pub refusal: String,
+}
+
+impl IfPresent {
+    /// The bytes of the document that it would write.
+    fn document_size(&self) -> usize {
+        match self {
+            Self::Merge(document) | Self::Replace(document) => document.as_bytes().len(),
+            Self::Delete | Self::Refuse(_) => 0,
+            Self::When(_, then) => then.document_size(),
+        }
+    }
+
+    /// What a row becomes that is `current`; `Err` carries the text for the client.
+    fn apply(&self, current: &Document) -> Result<Option<Document>, String> {
+        match self {
+            Self::Merge(patch) => Ok(Some(merged(current, patch))),
+            Self::Replace(document) => Ok(Some(document.clone())),
+            Self::Delete => Ok(None),
+            Self::Refuse(text) => Err(text.clone()),
+            Self::When(guard, then) if guard.allows(current) => then.apply(current),
+            Self::When(guard, _) => Err(guard.refusal.clone()),
+        }
+    }
+}
+
+impl Guard {
+    fn allows(&self, current: &Document) -> bool {
+        let members = current.members().unwrap_or_default();
+        let value = members.get(self.member).and_then(Value::as_str);
+        value.is_some_and(|value| self.values.contains(&value))
+    }
 }
 
 impl Mutation {
@@ -85,12 +129,8 @@ impl Mutation {
             IfMissing::Insert(document) => document.as_bytes().len(),
             IfMissing::Ignore | IfMissing::Refuse(_) => 0,
         };
-        let present = match &self.if_present {
-            IfPresent::Merge(document) | IfPresent::Replace(document) => document.as_bytes().len(),
-            IfPresent::Delete | IfPresent::Refuse(_) => 0,
-        };
         // Mostly they are the same document, shared.
-        missing.max(present)
+        missing.max(self.if_present.document_size())
     }
 
     /// What the row becomes, given what it is; `Err` carries the text for the client.
@@ -102,12 +142,7 @@ impl Mutation {
                 IfMissing::Refuse(text) => Err(text.clone()),
             };
         };
-        match &self.if_present {
-            IfPresent::Merge(patch) => Ok(Some(merged(current, patch))),
-            IfPresent::Replace(document) => Ok(Some(document.clone())),
-            IfPresent::Delete => Ok(None),
-            IfPresent::Refuse(text) => Err(text.clone()),
-        }
+        self.if_present.apply(current)
     }
 }
 

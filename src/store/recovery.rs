@@ -9,11 +9,11 @@ use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, T
 
 use super::disk::OpenedDisk;
 use super::layout::{
-    self, FORMAT_VERSION, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, META_SECRET,
-    ROWS, TABLE_NUMBERS, TABLES, TableRecord,
+    self, FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES,
+    META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
 use super::tables::Tables;
-use super::{Disk, Store, StoreError, StoreOptions, StoreSecret, WriteState, transaction};
+use super::{Disk, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, transaction};
 use crate::change::{Change, Epoch, Seq};
 use crate::planted::PlantedBug;
 
@@ -51,7 +51,8 @@ pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, L
         create(&database, options)?;
     }
     upgrade(&database, options)?;
-    let loaded = load(&database)?;
+    let mut loaded = load(&database)?;
+    build_indexes(&database, &options.indexes, &mut loaded.tables)?;
     Ok((Opened { database, failed }, loaded))
 }
 
@@ -113,18 +114,19 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
         transaction.open_table(ROWS)?;
         transaction.open_table(LOG)?;
         transaction.open_table(LOG_ORDER)?;
+        transaction.open_table(INDEX_ENTRIES)?;
     }
     transaction.commit()?;
     Ok(())
 }
 
 /// Brings a store of an older format to the present one. Of format 1 the log goes, which no client can ask for, and it gets a
-/// secret; format 2 is read as it is.
+/// secret; formats 2 and 3 are read as they are.
 fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
     let read = database.begin_read()?;
     let meta = read.open_table(META)?;
     let format = Tables::format(&meta)?;
-    if !matches!(format, Some(1 | 2)) {
+    if !matches!(format, Some(1..FORMAT_VERSION)) {
         return Ok(());
     }
     let last_seq = Tables::position(&meta)?.seq;
@@ -142,6 +144,7 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
         meta.insert(META_LOG_BYTES, 0_u64.to_le_bytes().as_slice())?;
         meta.insert(META_SECRET, options.fresh_secret.0.as_slice())?;
     }
+    transaction.open_table(INDEX_ENTRIES)?;
     transaction.open_table(META)?.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
     transaction.commit()?;
     tracing::info!("the store was brought to format {FORMAT_VERSION}");
@@ -171,6 +174,29 @@ fn load(database: &Database) -> Result<Loaded, StoreError> {
         log_bytes: Tables::log_bytes(&meta)?,
         tables,
     })
+}
+
+/// Builds the `wanted` indexes where others are there: all of a table if one of them is not as it should be.
+fn build_indexes(database: &Database, wanted: &[TableIndexes], tables: &mut Tables) -> Result<(), StoreError> {
+    let mut stale: Vec<(u32, &mut TableRecord)> = Vec::new();
+    for (number, record) in tables.records_mut() {
+        let indexes = index::records_of(&record.path, wanted);
+        if record.indexes != indexes {
+            record.indexes = indexes;
+            stale.push((number, record));
+        }
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let transaction = transaction::begin(database)?;
+    for (number, record) in stale {
+        index::rebuild(&transaction, number, &record.indexes)?;
+        transaction.open_table(TABLES)?.insert(number, record.encode_to_vec().as_slice())?;
+        tracing::info!(table = record.path, indexes = record.indexes.len(), rows = record.rows, "indexes were built");
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 impl Store {

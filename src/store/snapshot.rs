@@ -20,7 +20,8 @@ pub struct PageBudget {
 }
 
 impl PageBudget {
-    fn spend(&mut self, bytes: usize) -> bool {
+    /// Takes one item away; says whether there is room for another.
+    pub(super) fn spend(&mut self, bytes: usize) -> bool {
         self.items = self.items.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
         self.items > 0 && self.bytes > 0
@@ -68,7 +69,7 @@ pub fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>)
 
 /// The store at one position. Keep it for one page only: as long as it lives, the space of what it sees cannot be used again.
 pub struct Snapshot {
-    transaction: ReadTransaction,
+    pub(super) transaction: ReadTransaction,
     position: Position,
 }
 
@@ -169,7 +170,7 @@ impl Snapshot {
             }
             Query::List { table, order, offset, limit } => {
                 let total = usize::try_from(self.count(table)?).unwrap_or(usize::MAX);
-                let mut answer = Answer { rows: Vec::new(), bytes: 0, bytes_max };
+                let mut answer = Answer::new(bytes_max);
                 match order {
                     Order::Key => self.list_by_key(table, *offset, *limit, &mut answer)?,
                     Order::Member(member) => {
@@ -186,6 +187,8 @@ impl Snapshot {
                 let RowPage { rows, complete: is_complete } = self.rows_after(table, after.as_ref(), *budget)?;
                 Ok(QueryResult { rows, is_complete, position: Some(self.position.seq), ..QueryResult::default() })
             }
+            Query::Range(range) => self.range(range, bytes_max),
+            Query::Rows { table, keys, bytes } => self.rows_of(table, keys, (*bytes).min(bytes_max)),
         }
     }
 
@@ -201,11 +204,14 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the whole table once: the tables that are listed so are small (policies, schedules).
+    /// Reads the whole table once where no index has the order: tables that are listed so without one are small.
     fn keys_by_member(&self, table: &Table, member: &str, offset: usize, limit: usize) -> Result<Vec<Key>, StoreError> {
-        let Some(number) = self.number(table)? else {
+        let Some((number, record)) = self.record(table)? else {
             return Ok(Vec::new());
         };
+        if let Some(keys) = self.keys_by_index((number, &record), member, offset, limit)? {
+            return Ok(keys);
+        }
         let rows = self.transaction.open_table(ROWS)?;
         let mut keys = Vec::new();
         for entry in range_after(&rows, number, None)? {
@@ -226,12 +232,12 @@ impl Snapshot {
         Ok(self.transaction.open_table(layout::LOG_ORDER)?.len()?)
     }
 
-    fn number(&self, table: &Table) -> Result<Option<u32>, StoreError> {
+    pub(super) fn number(&self, table: &Table) -> Result<Option<u32>, StoreError> {
         let numbers = self.transaction.open_table(TABLE_NUMBERS)?;
         Ok(numbers.get(table.path())?.map(|number| number.value()))
     }
 
-    fn record(&self, table: &Table) -> Result<Option<(u32, TableRecord)>, StoreError> {
+    pub(super) fn record(&self, table: &Table) -> Result<Option<(u32, TableRecord)>, StoreError> {
         let Some(number) = self.number(table)? else {
             return Ok(None);
         };
@@ -243,14 +249,18 @@ impl Snapshot {
 }
 
 /// The rows of an answer, never more than allowed; but a single row is always allowed, or nobody could see it.
-struct Answer {
-    rows: Vec<Row>,
+pub(super) struct Answer {
+    pub(super) rows: Vec<Row>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Answer {
-    fn push(&mut self, row: Row) -> Result<(), StoreError> {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { rows: Vec::new(), bytes: 0, bytes_max }
+    }
+
+    pub(super) fn push(&mut self, row: Row) -> Result<(), StoreError> {
         self.bytes += row.size();
         if self.bytes > self.bytes_max && !self.rows.is_empty() {
             return Err(StoreError::AnswerTooBig { bytes_max: self.bytes_max });

@@ -6,7 +6,7 @@ use prost::Message;
 use redb::ReadOnlyTable;
 
 use super::layout::{META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, TableRecord};
-use super::{StoreError, StoreSecret};
+use super::{StoreError, StoreSecret, TableIndexes, index};
 use crate::change::{Epoch, Position, Seq, Table};
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
@@ -24,13 +24,15 @@ impl Tables {
         self.records.insert(number, record);
     }
 
-    /// The number of `table`, a new one if it is not known yet; and whether it is new.
-    pub(super) fn number(&mut self, table: &Table) -> (u32, bool) {
+    /// The number of `table`, a new one if it is not known yet, with those of `indexes` that are its own; and whether it is new.
+    pub(super) fn number(&mut self, table: &Table, indexes: &[TableIndexes]) -> (u32, bool) {
         if let Some(&number) = self.numbers.get(table.path()) {
             return (number, false);
         }
         let number = u32::try_from(self.records.len()).expect("a store has fewer than 2^32 tables");
-        self.add(number, TableRecord { path: table.path().to_owned(), rows: 0, trimmed_to: 0 });
+        let path = table.path().to_owned();
+        let indexes = index::records_of(&path, indexes);
+        self.add(number, TableRecord { path, rows: 0, trimmed_to: 0, indexes });
         (number, true)
     }
 
@@ -38,15 +40,21 @@ impl Tables {
         self.numbers.get(table.path()).copied()
     }
 
+    /// All tables, by number.
+    pub(super) fn records_mut(&mut self) -> impl Iterator<Item = (u32, &mut TableRecord)> {
+        self.records.iter_mut().map(|(&number, record)| (number, record))
+    }
+
+    pub(super) fn record(&self, number: u32) -> Result<&TableRecord, StoreError> {
+        self.records.get(&number).ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
+    }
+
     pub(super) fn record_mut(&mut self, number: u32) -> Result<&mut TableRecord, StoreError> {
         self.records.get_mut(&number).ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
     }
 
     pub(super) fn table(&self, number: u32) -> Result<Table, StoreError> {
-        let record = self
-            .records
-            .get(&number)
-            .ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))?;
+        let record = self.record(number)?;
         match record.path.split_once('/') {
             Some((namespace, name)) => Ok(Table::in_namespace(namespace, name)),
             None => Err(StoreError::Damaged(format!("a table is called {:?}", record.path))),

@@ -7,10 +7,12 @@ use prost::Message;
 use redb::{Database, Durability, ReadableTable, WriteTransaction};
 
 use super::layout::{
-    self, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
+    self, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
 use super::tables::Tables;
-use super::{Committed, Mutation, Outcome, Retention, Store, StoreError, Unit, UnitResult, WriteState};
+use super::{
+    Committed, Mutation, Outcome, Retention, Store, StoreError, TableIndexes, Unit, UnitResult, WriteState, index,
+};
 use crate::change::{Cause, Change, Document, Key, Seq, Table, Timestamp};
 use crate::planted::PlantedBug;
 
@@ -38,6 +40,7 @@ impl Store {
         // Worked on as a copy: what is in memory changes only once the disk has it.
         let mut work = Work {
             tables: state.tables.clone(),
+            indexes: &self.shared.options.indexes,
             touched: BTreeSet::new(),
             last_seq: state.last_seq,
             log_bytes: state.log_bytes,
@@ -63,8 +66,10 @@ impl Store {
     }
 }
 
-struct Work {
+struct Work<'a> {
     tables: Tables,
+    /// The indexes that new tables get.
+    indexes: &'a [TableIndexes],
     touched: BTreeSet<u32>,
     last_seq: Seq,
     log_bytes: u64,
@@ -73,7 +78,7 @@ struct Work {
 
 type RowTable<'a> = redb::Table<'a, (u32, &'static [u8]), &'static [u8]>;
 
-impl Work {
+impl Work<'_> {
     fn apply(
         &mut self,
         transaction: &WriteTransaction,
@@ -81,6 +86,7 @@ impl Work {
         units: &[Unit],
     ) -> Result<Vec<UnitResult>, StoreError> {
         let mut rows = transaction.open_table(ROWS)?;
+        let mut entries = transaction.open_table(INDEX_ENTRIES)?;
         let mut log = transaction.open_table(LOG)?;
         let mut order = transaction.open_table(LOG_ORDER)?;
         let mut results = Vec::with_capacity(units.len());
@@ -104,6 +110,7 @@ impl Work {
                 let change = self.numbered(draft, now, &numbers);
                 numbers.push(change.seq);
                 write_row(&mut rows, number, &change)?;
+                index::follow(&mut entries, number, &self.tables.record(number)?.indexes, &change)?;
                 if change.cause == Cause::Load {
                     self.count(number, &change, 0)?;
                     // Whoever needs what was before it has to begin anew.
@@ -164,7 +171,7 @@ impl Work {
     }
 
     fn number(&mut self, transaction: &WriteTransaction, table: &Table) -> Result<u32, StoreError> {
-        let (number, new) = self.tables.number(table);
+        let (number, new) = self.tables.number(table, self.indexes);
         if new {
             transaction.open_table(TABLE_NUMBERS)?.insert(table.path(), number)?;
         }

@@ -1,8 +1,12 @@
 //! Who may subscribe to what, and for how long: the control side, apart from how changes flow.
 
+mod directory;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+pub use directory::{Directory, Listing, Progress, Subject};
 
 use crate::feed::{
     Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, SourceState, Standing, SubscriptionId,
@@ -53,6 +57,7 @@ pub enum SubscribeError {
 pub struct SubscriptionManager {
     feeds: Arc<Feeds>,
     limits: SubscriptionLimits,
+    directory: Arc<Directory>,
     next_id: AtomicU64,
     count: AtomicUsize,
 }
@@ -60,7 +65,8 @@ pub struct SubscriptionManager {
 impl SubscriptionManager {
     /// Grants subscriptions to `feeds` within `limits`.
     pub fn new(feeds: Arc<Feeds>, limits: SubscriptionLimits) -> Arc<Self> {
-        Arc::new(Self { feeds, limits, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) })
+        let directory = Directory::new();
+        Arc::new(Self { feeds, limits, directory, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) })
     }
 
     /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`; changes go to `outbox`.
@@ -73,6 +79,14 @@ impl SubscriptionManager {
         view: &Arc<View>,
         outbox: &Arc<Outbox>,
     ) -> Result<Subscription, SubscribeError> {
+        let permit = self.admit(held)?;
+        let id = SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let attachment = self.feeds.attach(view, id)?;
+        Ok(Subscription { id, attachment, outbox: Arc::clone(outbox), _permit: permit })
+    }
+
+    /// Lets one more subscription in, on a connection that has `held`.
+    pub fn admit(self: &Arc<Self>, held: usize) -> Result<Permit, SubscribeError> {
         if held >= self.limits.per_connection {
             return Err(SubscribeError::PerConnection(self.limits.per_connection));
         }
@@ -80,21 +94,17 @@ impl SubscriptionManager {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(SubscribeError::Total(self.limits.total));
         }
-        let id = SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-        match self.feeds.attach(view, id) {
-            Ok(attachment) => {
-                Ok(Subscription { id, attachment, outbox: Arc::clone(outbox), manager: Arc::clone(self) })
-            }
-            Err(error) => {
-                self.count.fetch_sub(1, Ordering::Relaxed);
-                Err(error.into())
-            }
-        }
+        Ok(Permit(Arc::clone(self)))
     }
 
     /// How many subscriptions there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Who is connected, and what they subscribe to.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
     }
 
     /// The feeds.
@@ -103,12 +113,22 @@ impl SubscriptionManager {
     }
 }
 
+/// One of the subscriptions that there may be. Dropping it makes room for another.
+#[derive(Debug)]
+pub struct Permit(Arc<SubscriptionManager>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A granted subscription. Dropping it unsubscribes.
 pub struct Subscription {
     id: SubscriptionId,
     attachment: Attachment,
     outbox: Arc<Outbox>,
-    manager: Arc<SubscriptionManager>,
+    _permit: Permit,
 }
 
 impl Subscription {
@@ -140,12 +160,6 @@ impl Subscription {
     /// Asks to be told, behind everything that waits, where it is then; see [`Attachment::mark`].
     pub fn mark(&self) -> bool {
         self.attachment.mark()
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.manager.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

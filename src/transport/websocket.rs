@@ -25,9 +25,11 @@ use super::WakeTask;
 use super::counted::CountedStream;
 use crate::catalog::Arrival;
 use crate::clock::Clock;
+use crate::crawler::Crawler;
 use crate::feed::{Outbox, Waiting};
-use crate::session::{Read, ReadResult, Session, SessionContext, Step, Work, WriteTicket};
-use crate::source::{Source, Written};
+use crate::proto;
+use crate::session::{AskTicket, Read, ReadResult, Session, SessionContext, Step, Watch, Work, WriteTicket};
+use crate::source::{Changes, Source, Written};
 use crate::store::Store;
 use crate::subscription::Principal;
 use crate::task;
@@ -61,6 +63,8 @@ pub struct ConnectionContext {
     pub source: Arc<dyn Source>,
     /// What time it is.
     pub clock: Clock,
+    /// Who is asked what only a crawler can do.
+    pub crawler: Option<Arc<Crawler>>,
     /// Bounds.
     pub limits: WebSocketLimits,
     /// The server stops.
@@ -87,12 +91,13 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
         .max_write_buffer_size(usize::MAX)
         .max_message_size(Some(context.limits.message_bytes))
         .max_frame_size(Some(context.limits.message_bytes));
+    let peer = stream.peer_addr().map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string());
     let socket =
         WebSocketStream::from_partially_read(CountedStream::new(stream), already_read, Role::Server, Some(config))
             .await;
     let wake = WakeTask::new();
     let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&wake) as _);
-    let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, outbox);
+    let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, peer, outbox);
     let now = Instant::now();
     let mut connection = Connection {
         socket,
@@ -144,6 +149,27 @@ enum Done {
     Written(WriteTicket, Written),
     Visible(WriteTicket),
     Read(ReadResult),
+    Asked(AskTicket, Result<Option<Box<proto::response::Body>>, String>),
+    /// What is watched may have changed; `None` where nobody watches it any more.
+    Changed(Option<Watched>),
+}
+
+/// A part of a table that a session watches.
+struct Watched {
+    subscription_id: i32,
+    changes: Changes,
+    until: CancellationToken,
+}
+
+impl Watched {
+    async fn next(mut self) -> Done {
+        tokio::select! {
+            // Whether anybody wants to know comes first. What is dropped with the other branch is dropped for good.
+            biased;
+            () = self.until.cancelled() => Done::Changed(None),
+            () = self.changes.next() => Done::Changed(Some(self)),
+        }
+    }
 }
 
 enum FromSocket {
@@ -242,15 +268,24 @@ impl Connection {
     }
 
     fn begin(&mut self, work: Work) {
-        self.unanswered += 1;
+        self.unanswered += usize::from(!matches!(work, Work::Watch(_)));
         match work {
             Work::Write { ticket, unit } => {
                 let written = self.context.source.write(unit);
                 self.running.push(Box::pin(async move { Done::Written(ticket, written.await) }));
             }
-            Work::Read(Read::Query { query, bytes_max }) => {
+            Work::Read(Read::Query { reader, query, bytes_max }) => {
                 let rows = self.context.source.query(query, bytes_max);
-                self.running.push(Box::pin(async move { Done::Read(ReadResult::Query(rows.await)) }));
+                self.running.push(Box::pin(async move { Done::Read(ReadResult::Query(reader, rows.await)) }));
+            }
+            Work::Ask { ticket, command } => {
+                let crawler = self.context.crawler.as_ref().expect("without a crawler nothing is asked of it");
+                let answer = crawler.ask(*command);
+                self.running.push(Box::pin(async move { Done::Asked(ticket, answer.await) }));
+            }
+            Work::Watch(Watch { subscription_id, table, index, prefix, until }) => {
+                let changes = self.context.source.changes(&table, index, prefix);
+                self.running.push(Box::pin(Watched { subscription_id, changes, until }.next()));
             }
             Work::Read(read) => {
                 let store = self.context.store.clone();
@@ -260,7 +295,7 @@ impl Connection {
     }
 
     fn finish(&mut self, done: Done) {
-        self.unanswered -= usize::from(!matches!(done, Done::Visible(_)));
+        self.unanswered -= usize::from(!matches!(done, Done::Visible(_) | Done::Changed(_)));
         match done {
             Done::Written(ticket, Written { result, visible }) => {
                 if let Some(visible) = visible {
@@ -274,6 +309,12 @@ impl Connection {
             }
             Done::Visible(ticket) => self.session.visible(ticket),
             Done::Read(result) => self.session.read(result),
+            Done::Asked(ticket, result) => self.session.asked(ticket, result),
+            Done::Changed(None) => {}
+            Done::Changed(Some(watched)) => {
+                self.session.changed(watched.subscription_id);
+                self.running.push(Box::pin(watched.next()));
+            }
         }
     }
 
@@ -283,7 +324,11 @@ impl Connection {
             Ok(Message::Binary(bytes)) => {
                 self.context.session.metrics.requests.inc();
                 let message = wire::protobuf::decode(bytes).map_err(|_| Some(CloseReason::Undecodable))?;
-                let arrival = Arrival { now: self.context.clock.now(), fresh_id: Uuid::new_v4() };
+                let arrival = Arrival {
+                    now: self.context.clock.now(),
+                    fresh_id: Uuid::new_v4(),
+                    has_crawler: self.context.crawler.is_some(),
+                };
                 self.session.receive(message, &arrival);
                 Ok(())
             }

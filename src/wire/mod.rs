@@ -63,11 +63,24 @@ pub enum News {
     },
     /// The subscription stands otherwise than before.
     State(State),
+    /// Something else, which is no row; an event without a body says that there is nothing to say.
+    Body(Option<Box<proto::event::Body>>),
     /// The subscription has ended by itself; no other event follows.
     Closed {
-        /// Why, for the client.
-        message: String,
+        /// How.
+        end: End,
+        /// Why, for the client, where it is no good end.
+        message: Option<String>,
     },
+}
+
+/// How a subscription has ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There is no more to come.
+    Complete,
+    /// It cannot go on.
+    Error,
 }
 
 /// How rows are shown.

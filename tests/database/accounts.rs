@@ -4,14 +4,14 @@ use reql::r;
 use serde_json::{Value, json};
 use starfeed::proto::{self, request::Command, response::Body};
 
+use crate::support::crawled::{put, rows};
 use crate::support::process::ServerProcess;
 use crate::support::raw::{RawClient, delete_login, set_login};
 use crate::support::rethinkdb::ask::members;
 use crate::support::rethinkdb::database::init;
 use crate::support::rethinkdb::server::Rethinkdb;
 use crate::support::told::{
-    POLICY_ID, SCHEDULE_ID, documents, exported, import, list, login, next_told, policy, schedule, states, table, told,
-    until,
+    POLICY_ID, SCHEDULE_ID, documents, list, login, next_told, policy, schedule, states, table, told, until,
 };
 
 const DATABASE: &str = "crawler";
@@ -54,8 +54,8 @@ fn an_account_that_may_read_and_write_rows_has_all_commands() {
         follower.subscribe(command);
         follower
     });
-    client.request(import("policy", &policy("A")));
-    client.request(import("schedule", &schedule("A")));
+    put(&mut client, "policy", &[policy("A")]);
+    put(&mut client, "schedule", &[schedule("A")]);
     client.request(login("a.example", "A"));
     rethinkdb.ask(r.db(DATABASE).table("job").insert(json!({"id": "job", "name": "A"})));
     for (follower, key) in followers.iter_mut().zip([POLICY_ID, SCHEDULE_ID, "a.example", "job"]) {
@@ -80,7 +80,7 @@ fn an_account_that_may_read_and_write_rows_has_all_commands() {
         client.request(command);
     }
     for table in ["policy", "schedule", "domain_login"] {
-        assert_eq!(exported(&mut client, table).len(), 1, "{table}");
+        assert_eq!(rows(&mut client, table).len(), 1, "{table}");
     }
     client.request(Command::DeletePolicy(proto::RequestDeletePolicy { policy_id: id(POLICY_ID) }));
     client.request(Command::DeleteSchedule(proto::RequestDeleteSchedule { schedule_id: id(SCHEDULE_ID) }));

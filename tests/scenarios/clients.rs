@@ -164,6 +164,7 @@ fn a_client_that_is_further_behind_than_the_log_is_told_so_and_can_begin_again()
     let mut writer = RawClient::connect(&server.address);
     let mut stalled = RawClient::connect(&server.address);
     stalled.bound_receive_buffer(4 * 1024);
+    stalled.be_patient();
     assert_eq!(stalled.subscribe(subscribe_logins()), 0);
     for round in 0..60 {
         let asked: Vec<i32> = (0..100).map(|at| writer.ask(command(100 * round + at, 50))).collect();

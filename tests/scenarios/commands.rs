@@ -5,14 +5,13 @@ use serde_json::json;
 use starfeed::proto::{self, request::Command, response::Body};
 
 use crate::backend;
+use crate::support::crawled::id_text;
+use crate::support::jobs::page;
 use crate::support::raw::{RawClient, delete_login};
+use crate::support::settings::{delete_policy, get_policy, get_schedule, set_policy, set_schedule};
 
 /// Makes one mistake.
 type Spoil<T> = fn(&mut T);
-
-fn page(limit: i32, offset: i32) -> Option<proto::Page> {
-    Some(proto::Page { limit: Some(limit), offset: Some(offset) })
-}
 
 fn policy(name: &str) -> proto::Policy {
     proto::Policy {
@@ -52,10 +51,6 @@ fn policy(name: &str) -> proto::Policy {
     }
 }
 
-fn set_policy(policy: proto::Policy) -> Command {
-    Command::SetPolicy(proto::RequestSetPolicy { policy })
-}
-
 fn new_policy(client: &mut RawClient, name: &str) -> Vec<u8> {
     match client.request(set_policy(policy(name))) {
         Some(Body::NewPolicy(new)) => new.policy_id.to_vec(),
@@ -63,19 +58,11 @@ fn new_policy(client: &mut RawClient, name: &str) -> Vec<u8> {
     }
 }
 
-fn get_policy(id: &[u8]) -> Command {
-    Command::GetPolicy(proto::RequestGetPolicy { policy_id: id.to_vec().into() })
-}
-
 fn policy_of(client: &mut RawClient, id: &[u8]) -> proto::Policy {
     match client.request(get_policy(id)) {
         Some(Body::Policy(policy)) => policy,
         body => panic!("{body:?}"),
     }
-}
-
-fn uuid_text(id: &[u8]) -> String {
-    uuid::Uuid::from_slice(id).expect("16 bytes").to_string()
 }
 
 fn policies(client: &mut RawClient, page: Option<proto::Page>) -> (Vec<String>, i32) {
@@ -122,13 +109,12 @@ fn an_unknown_policy_is_an_error_and_deleting_it_is_not() {
     let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let id = [7; 16];
-    let missing = format!("No policy exists with ID={}", uuid_text(&id));
+    let missing = format!("No policy exists with ID={}", id_text(&id));
     assert_eq!(client.refusal(get_policy(&id)), missing);
     let mut unknown = policy("X");
     unknown.policy_id = Some(id.to_vec().into());
     assert_eq!(client.refusal(set_policy(unknown)), missing);
-    let delete = proto::RequestDeletePolicy { policy_id: id.to_vec().into() };
-    assert_eq!(client.request(Command::DeletePolicy(delete)), None);
+    assert_eq!(client.request(delete_policy(&id)), None);
     assert_eq!(client.refusal(get_policy(&[1, 2, 3])), "Invalid policy_id: must be 16 bytes");
     assert_eq!(client.refusal(get_policy(&[])), "Invalid policy_id: must be 16 bytes");
 }
@@ -214,13 +200,8 @@ fn schedule(policy_id: &[u8]) -> proto::Schedule {
     }
 }
 
-fn set_schedule(schedule: proto::Schedule) -> Command {
-    Command::SetSchedule(proto::RequestSetSchedule { schedule: Some(schedule) })
-}
-
 fn schedule_of(client: &mut RawClient, id: &[u8]) -> proto::Schedule {
-    let get = proto::RequestGetSchedule { schedule_id: id.to_vec().into() };
-    match client.request(Command::GetSchedule(get)) {
+    match client.request(get_schedule(id)) {
         Some(Body::Schedule(schedule)) => schedule,
         body => panic!("{body:?}"),
     }
@@ -250,9 +231,8 @@ fn an_unknown_schedule_is_an_error() {
     let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     let id = [5; 16];
-    let missing = format!("No schedule exists with ID={}", uuid_text(&id));
-    let get = proto::RequestGetSchedule { schedule_id: id.to_vec().into() };
-    assert_eq!(client.refusal(Command::GetSchedule(get)), missing);
+    let missing = format!("No schedule exists with ID={}", id_text(&id));
+    assert_eq!(client.refusal(get_schedule(&id)), missing);
     let mut unknown = schedule(&[9; 16]);
     unknown.schedule_id = Some(id.to_vec().into());
     assert_eq!(client.refusal(set_schedule(unknown)), missing);

@@ -5,18 +5,19 @@ use serde_json::{Value, json};
 use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, response, server_message::MessageType};
 
 use crate::backend;
+use crate::support::crawled::{put, rows};
 use crate::support::raw::{RawClient, delete_login, set_login, subscribe_logins};
 use crate::support::told::{
-    POLICY_ID, SCHEDULE_ID, SECRET, documents, exported, import, list, login, next, next_told, policy, schedule,
-    states, table, told, until_live, with_filter,
+    POLICY_ID, SCHEDULE_ID, SECRET, documents, list, login, next, next_told, policy, schedule, states, table, told,
+    until_live, with_filter,
 };
 
 /// Adds, updates and deletes one row of each table; what the deletion is.
 fn change_everything(client: &mut RawClient) {
     let id = |text: &str| uuid::Uuid::parse_str(text).expect("a UUID").as_bytes().to_vec().into();
     for version in ["A", "B"] {
-        client.request(import("policy", &policy(version)));
-        client.request(import("schedule", &schedule(version)));
+        put(client, "policy", &[policy(version)]);
+        put(client, "schedule", &[schedule(version)]);
         client.request(login("forum.example", version));
     }
     client.request(Command::DeletePolicy(proto::RequestDeletePolicy { policy_id: id(POLICY_ID) }));
@@ -86,8 +87,8 @@ fn shown(event: &proto::Event) -> (Option<Vec<u8>>, Option<Value>) {
 fn a_document_is_the_row_without_its_secrets() {
     let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
-    client.request(import("policy", &policy("A")));
-    client.request(import("schedule", &schedule("A")));
+    put(&mut client, "policy", &[policy("A")]);
+    put(&mut client, "schedule", &[schedule("A")]);
     client.request(login("forum.example", "A"));
     let id = |text: &str| uuid::Uuid::parse_str(text).expect("a UUID").as_bytes().to_vec().into();
     let get = Command::GetPolicy(proto::RequestGetPolicy { policy_id: id(POLICY_ID) });
@@ -100,7 +101,7 @@ fn a_document_is_the_row_without_its_secrets() {
     let Some(response::Body::DomainLogin(mut whole_login)) = client.request(get) else { panic!("no login") };
     assert_eq!(whole_login.users[0].password(), SECRET, "who asks for a row gets all of it");
     whole_login.users[0].password = None;
-    let mut stored = ["policy", "schedule", "domain_login"].map(|table| exported(&mut client, table).remove(0));
+    let mut stored = ["policy", "schedule", "domain_login"].map(|table| rows(&mut client, table).remove(0));
     stored[0]["proxy_rules"][0]["proxy_url"] = json!("socks5://proxy.example:1080");
     stored[2]["users"][0].as_object_mut().expect("a user").remove("password");
     let messages = [whole_policy.encode_to_vec(), whole_schedule.encode_to_vec(), whole_login.encode_to_vec()];
@@ -116,7 +117,7 @@ fn a_document_is_the_row_without_its_secrets() {
 fn no_event_has_a_secret() {
     let Some(server) = backend::server(&[]) else { return };
     let mut writer = RawClient::connect(&server.address);
-    writer.request(import("policy", &policy("0")));
+    put(&mut writer, "policy", &[policy("0")]);
     writer.request(login("forum.example", "0"));
     let mut clients = Vec::new();
     for options in [documents(), SubscribeOptions { tokens: Some(true), states: Some(true), ..documents() }] {

@@ -120,7 +120,7 @@ fn a_snapshot_that_was_cut_goes_on_where_it_was() {
         }
         assert_eq!(initial.len(), ROWS, "each row that was there came once: {initial:?}");
         assert!(initial.is_sorted(), "in the order of their keys");
-        let expected: BTreeMap<String, String> = crate::support::told::exported(&mut writer, "domain_login")
+        let expected: BTreeMap<String, String> = crate::support::crawled::rows(&mut writer, "domain_login")
             .iter()
             .map(|row| {
                 (row["domain"].as_str().expect("text").to_owned(), row["login_url"].as_str().expect("text").to_owned())

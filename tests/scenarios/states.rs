@@ -6,10 +6,11 @@ use starfeed::proto::{self, SubscribeOptions};
 use starfeed::summary::Summary;
 
 use crate::backend;
+use crate::support::crawled::put;
 use crate::support::process::eventually;
 use crate::support::raw::{RawClient, set_login};
 use crate::support::told::{
-    documents, import, lines, list, login, next, next_told, policy, states, table, told, until, until_live, with_filter,
+    documents, lines, list, login, next, next_told, policy, states, table, told, until, until_live, with_filter,
 };
 
 /// The rows that `events` leave, as count and digest.
@@ -119,7 +120,7 @@ fn a_heartbeat_says_what_is_held() {
     let mut watcher = RawClient::connect(&server.address);
     watcher.subscribe(table("policy", states()));
     until(&mut watcher, "LIVE");
-    writer.request(import("policy", &policy("A")));
+    put(&mut writer, "policy", &[policy("A")]);
     let newest = watcher.event().version();
     for (client, filter) in &mut clients {
         let mut events = Vec::new();

@@ -59,7 +59,7 @@ impl Client {
         let wake = Arc::new(Flag::default());
         let outbox = Outbox::new(outbox_bytes, Arc::clone(waiting), Arc::clone(&wake) as _);
         Self {
-            session: Session::new(Arc::clone(context), Principal::Anonymous, outbox),
+            session: Session::new(Arc::clone(context), Principal::Anonymous, "simulated".to_owned(), outbox),
             wake,
             may_have_more: false,
             readers: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl Client {
         let request_id = self.next_request;
         self.next_request += 1;
         self.asked.insert(request_id, asked);
-        let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil() };
+        let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil(), has_crawler: false };
         self.session.receive(ClientMessage { request_id, size: 10, command: Some(command) }, &arrival);
         self.may_have_more = true;
     }
@@ -138,6 +138,7 @@ impl Client {
                 Step::Send(message) => self.receive(message, truth),
                 Step::Do(Work::Write { ticket, unit }) => self.writes.push_back((ticket, unit)),
                 Step::Do(Work::Read(read)) => self.reads.push_back(read),
+                Step::Do(work @ (Work::Ask { .. } | Work::Watch(_))) => panic!("nobody asks for {work:?}"),
                 Step::Wait => {
                     self.may_have_more = false;
                     return true;

@@ -220,7 +220,8 @@ impl Reader {
         match event.news {
             News::Row { content, .. } => self.take_row(content, truth),
             News::State(state) => self.take_state(&state, truth),
-            News::Closed { message } => self.take_end(&message, truth),
+            News::Closed { message, .. } => self.take_end(&message.expect("no end here is a good one"), truth),
+            News::Body(_) => panic!("subscriptions to tables bring rows and states"),
         }
         if let (Some(library), Some(event)) = (&mut self.library, for_library) {
             library.take(subscription_id, event);

@@ -98,6 +98,7 @@ impl World {
             cache_bytes: 1 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
+            indexes: Vec::new(),
         };
         let figures = Figures {
             window_bytes: rng.usize(200..3_000),
@@ -553,7 +554,7 @@ impl Server {
             page: figures.page,
             filters: FilterLimits::default(),
         };
-        let context = SessionContext::new(&store, subscriptions, metrics, limits, Writes::Overlap);
+        let context = SessionContext::new(&store, subscriptions, metrics, limits, Writes::Overlap, Arc::default());
         Self { store, feeds, context, waiting: Waiting::new(figures.waiting_bytes) }
     }
 }

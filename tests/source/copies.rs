@@ -93,7 +93,7 @@ fn a_data_directory_with_rows_of_its_own_is_not_replaced() {
     assert_eq!(refused.status, Some(78), "{refused:?}");
     assert!(refused.stderr.contains("rows of its own") && refused.stderr.contains("--data-dir"), "{}", refused.stderr);
     let own = ServerProcess::on_disk(Path::new(&setup.data_dir()));
-    let rows = crate::support::told::exported(&mut RawClient::connect(&own.address), TABLE);
+    let rows = crate::support::crawled::rows(&mut RawClient::connect(&own.address), TABLE);
     assert_eq!(rows.len(), 1, "they are still there");
 }
 

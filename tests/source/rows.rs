@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::reader::{PlainReader, Reader};
 use super::setup::{Setup, TABLE, doubts};
+use crate::support::crawled::rows;
 use crate::support::process::ServerProcess;
 use crate::support::raw::RawClient;
 use crate::support::reql::fault::{Poison, deep_row};
-use crate::support::told::exported;
 
 fn problems(server: &ServerProcess) -> f64 {
     server.metric("starfeed_row_problems_total")
@@ -168,7 +168,7 @@ fn keys_may_be_odd_texts() {
     }
     let server = setup.serve();
     let mut client = RawClient::connect(&server.address);
-    assert_eq!(exported(&mut client, TABLE).len(), 5, "as the database has them");
+    assert_eq!(rows(&mut client, TABLE).len(), 5, "as the database has them");
     client.subscribe(crate::support::told::table(TABLE, super::setup::everything()));
     let events = crate::support::told::until(&mut client, "LIVE");
     assert_eq!(events.iter().filter(|event| event.state.is_none()).count(), 5);

@@ -18,6 +18,7 @@ pub(crate) struct ServerProcess {
     pub(crate) database: Option<Database>,
     /// What it keeps its data in, if that goes with it.
     pub(crate) directory: Option<tempfile::TempDir>,
+    log: Option<tempfile::NamedTempFile>,
 }
 
 /// How a server is started.
@@ -29,19 +30,28 @@ pub(crate) struct Start<'a> {
     pub(crate) environment: &'a [(&'a str, &'a str)],
     /// What it is to mirror.
     pub(crate) database: Option<Database>,
+    /// Whether what it logs can be read with [`ServerProcess::log`].
+    pub(crate) keeps_log: bool,
 }
 
 impl Default for Start<'_> {
     /// On a free port, with its data in memory.
     fn default() -> Self {
-        Self { listen: "127.0.0.1:0", data_dir: ":memory:", settings: &[], environment: &[], database: None }
+        Self {
+            listen: "127.0.0.1:0",
+            data_dir: ":memory:",
+            settings: &[],
+            environment: &[],
+            database: None,
+            keeps_log: false,
+        }
     }
 }
 
 impl ServerProcess {
     /// Starts a server.
     pub(crate) fn start(start: Start<'_>) -> Self {
-        let Start { listen, data_dir, settings, environment, database } = start;
+        let Start { listen, data_dir, settings, environment, database, keeps_log } = start;
         let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
         command.args(["serve", "--listen", listen, "--log", "warn", "--data-dir", data_dir]);
         if database.is_some() || settings.iter().any(|(key, _)| *key == "source") {
@@ -56,6 +66,10 @@ impl ServerProcess {
         }
         // No file or variable of whoever runs the tests has a say.
         command.env_clear().envs(environment.iter().copied()).current_dir(std::env::temp_dir());
+        let log = keeps_log.then(|| tempfile::NamedTempFile::new().expect("a file"));
+        if let Some(log) = &log {
+            command.stderr(log.reopen().expect("the same file"));
+        }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -63,7 +77,7 @@ impl ServerProcess {
         let Some(address) = line.strip_prefix("listening on ") else {
             panic!("the server said {line:?}, then {:?}", child.wait());
         };
-        Self { address: address.trim().to_owned(), child, database, directory: None }
+        Self { address: address.trim().to_owned(), child, database, directory: None, log }
     }
 
     /// One in the place of another that has ended: same address, same data.
@@ -95,6 +109,12 @@ impl ServerProcess {
 
     fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// What it has logged, if that is kept.
+    pub(crate) fn log(&self) -> String {
+        let log = self.log.as_ref().expect("what it logs is kept");
+        std::fs::read_to_string(log.path()).expect("a file of text")
     }
 
     /// Asks it to end, and waits until it has.
@@ -189,6 +209,9 @@ impl Drop for ServerProcess {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.log.is_some() && std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
     }
 }
 

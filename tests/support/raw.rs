@@ -205,16 +205,25 @@ impl RawClient {
 
     /// The response to `request_id`; events on the way are kept.
     pub(crate) fn response(&mut self, request_id: i32) -> proto::Response {
+        let response = self.next_response();
+        assert_eq!(response.request_id, request_id);
+        response
+    }
+
+    /// The next response, whatever it is for; events on the way are kept.
+    pub(crate) fn next_response(&mut self) -> proto::Response {
         loop {
             let message = proto::ServerMessage::decode(self.message().as_slice()).expect("a ServerMessage");
             match message.message_type.expect("one of its members") {
-                MessageType::Response(response) => {
-                    assert_eq!(response.request_id, request_id);
-                    return response;
-                }
+                MessageType::Response(response) => return response,
                 MessageType::Event(event) => self.events.push_back(event),
             }
         }
+    }
+
+    /// Numbers its requests from here on.
+    pub(crate) fn number_from(&mut self, request_id: i32) {
+        self.next_request_id = request_id;
     }
 
     pub(crate) fn next_request_id(&self) -> i32 {
@@ -289,6 +298,11 @@ impl RawClient {
     /// Whether events came before the last response that were not looked at.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+
+    /// The same for one subscription.
+    pub(crate) fn has_events_of(&self, subscription_id: i32) -> bool {
+        self.events.iter().any(|event| event.subscription_id == subscription_id)
     }
 
     /// Asks, and expects success.

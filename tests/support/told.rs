@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, response, table_key};
+use starfeed::proto::{self, SubscribeOptions, event::Body, request::Command, table_key};
 
+use crate::support::crawled::{self, with};
 use crate::support::process::{ServerProcess, eventually};
 use crate::support::raw::RawClient;
 
@@ -20,6 +21,9 @@ pub(crate) fn list(table: &str, options: SubscribeOptions) -> Command {
         "policy" => Command::SubscribePolicyList(proto::RequestSubscribePolicyList { options }),
         "schedule" => Command::SubscribeScheduleList(proto::RequestSubscribeScheduleList { options }),
         "domain_login" => Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList { options }),
+        "captcha_solver" => Command::SubscribeCaptchaSolverList(proto::RequestSubscribeCaptchaSolverList { options }),
+        "rate_limit" => Command::SubscribeRateLimitList(proto::RequestSubscribeRateLimitList { options }),
+        "job" => Command::SubscribeJobList(proto::RequestSubscribeJobList { options }),
         _ => panic!("there is no list of {table}"),
     }
 }
@@ -61,50 +65,19 @@ pub(crate) fn login(domain: &str, login_url: &str) -> Command {
     Command::SetDomainLogin(proto::RequestSetDomainLogin { login: Some(login) })
 }
 
-fn time() -> Value {
-    json!({"$reql_type$": "TIME", "epoch_time": 1_546_344_000, "timezone": "+00:00"})
-}
-
 /// A policy with a proxy that wants a password.
 pub(crate) fn policy(name: &str) -> Value {
-    json!({
-        "id": POLICY_ID, "name": name, "created_at": time(), "updated_at": time(),
-        "authentication": {"enabled": false}, "captcha_solver_id": null,
-        "limits": {"max_cost": 10, "max_duration": null, "max_items": null},
-        "mime_type_rules": [{"save": true}],
-        "proxy_rules": [{"proxy_url": format!("socks5://bob:{SECRET}@proxy.example:1080")}],
-        "robots_txt": {"usage": "OBEY"}, "url_normalization": {"enabled": true, "strip_parameters": []},
-        "url_rules": [{"action": "ADD", "amount": 1}], "user_agents": [{"name": "Test"}],
-    })
+    let proxy = json!({"proxy_url": format!("socks5://bob:{SECRET}@proxy.example:1080")});
+    with(crawled::policy(0, name), json!({"id": POLICY_ID, "proxy_rules": [proxy]}))
 }
 
 pub(crate) fn schedule(name: &str) -> Value {
-    json!({
-        "id": SCHEDULE_ID, "schedule_name": name, "enabled": true, "created_at": time(), "updated_at": time(),
-        "time_unit": "MINUTES", "num_units": 30, "timing": "REGULAR_INTERVAL", "job_name": "Job {COUNT}",
-        "job_count": 1, "seeds": ["https://seed.example/"], "tags": ["news"], "policy_id": POLICY_ID,
-    })
+    with(crawled::schedule(0, name, 0), json!({"id": SCHEDULE_ID, "policy_id": POLICY_ID, "job_count": 1}))
 }
 
-/// Writes a row as it is stored.
-pub(crate) fn import(table: &str, row: &Value) -> Command {
-    Command::ImportRows(proto::RequestImportRows {
-        table: table.to_owned(),
-        rows: vec![row.to_string().into_bytes().into()],
-        first_line: None,
-        commit: Some(true),
-    })
-}
-
-/// The rows of a table, as they are stored.
-pub(crate) fn exported(client: &mut RawClient, table: &str) -> Vec<Value> {
-    let export = proto::RequestExportRows { table: table.to_owned(), ..Default::default() };
-    match client.request(Command::ExportRows(export)) {
-        Some(response::Body::ExportRows(page)) => {
-            page.rows.iter().map(|row| serde_json::from_slice(row).expect("JSON")).collect()
-        }
-        body => panic!("{body:?}"),
-    }
+/// A CAPTCHA solver with a key that nobody may see.
+pub(crate) fn solver(id: &str, name: &str) -> Value {
+    with(crawled::solver(0, name), json!({"id": id, "api_key": SECRET}))
 }
 
 /// Waits until so many subscriptions are live: what is written then is news to all of them.
@@ -116,6 +89,10 @@ pub(crate) fn until_live(server: &ServerProcess, subscriptions: u32) {
 fn mark(row: &Value) -> &str {
     let marks = ["login_url", "name", "schedule_name"];
     marks.iter().find_map(|mark| row[mark].as_str()).expect("a row that one can tell from others")
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn row_told(kind: &str, key: &str, name: Option<&str>, new: Option<&str>, old: Option<&str>) -> String {
@@ -149,13 +126,27 @@ pub(crate) fn told(event: &proto::Event) -> String {
             let old = event.old_login.as_ref().map(|row| row.login_url());
             row_told(event.event_type().as_str_name(), event.domain(), None, new, old)
         }
+        Body::CaptchaSolverEvent(event) => {
+            let new = event.solver.as_ref().map(|row| row.name());
+            let old = event.old_solver.as_ref().map(|row| row.name());
+            let id = uuid::Uuid::from_slice(event.solver_id()).expect("a UUID").to_string();
+            row_told(event.event_type().as_str_name(), &id, event.name.as_deref(), new, old)
+        }
+        Body::RateLimitEvent(event) => {
+            let delay = |row: &Option<proto::RateLimit>| row.as_ref().map(|row| row.delay().to_string());
+            let (new, old) = (delay(&event.rate_limit), delay(&event.old_rate_limit));
+            let kind = event.event_type().as_str_name();
+            row_told(kind, &hex(event.token()), event.name.as_deref(), new.as_deref(), old.as_deref())
+        }
         Body::TableEvent(event) => {
             let row = |text: &Option<String>| text.as_ref().map(|text| serde_json::from_str(text).expect("JSON"));
             let (new, old): (Option<Value>, Option<Value>) = (row(&event.document), row(&event.old_document));
-            let Some(table_key::Value::Text(key)) = event.key.as_ref().and_then(|key| key.value.as_ref()) else {
-                panic!("{event:?}");
+            let key = match event.key.as_ref().and_then(|key| key.value.as_ref()) {
+                Some(table_key::Value::Text(key)) => key.clone(),
+                Some(table_key::Value::Binary(key)) => hex(key),
+                Some(table_key::Value::Number(_)) | None => panic!("{event:?}"),
             };
-            row_told(event.event_type().as_str_name(), key, None, new.as_ref().map(mark), old.as_ref().map(mark))
+            row_told(event.event_type().as_str_name(), &key, None, new.as_ref().map(mark), old.as_ref().map(mark))
         }
         Body::SubscriptionClosed(closed) => format!("CLOSED {}", closed.message()),
         body => panic!("{body:?}"),

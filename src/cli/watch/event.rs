@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::change::ChangeKind;
 use crate::cli::text::inert_json;
@@ -14,36 +14,47 @@ use crate::client::{Query, RowChange, Source};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum WatchedTable {
+    Job,
     Policy,
     Schedule,
     DomainLogin,
+    CaptchaSolver,
+    RateLimit,
 }
 
 impl WatchedTable {
-    pub(super) const ALL: [Self; 3] = [Self::Policy, Self::Schedule, Self::DomainLogin];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Job, Self::Policy, Self::Schedule, Self::DomainLogin, Self::CaptchaSolver, Self::RateLimit];
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::Job => "job",
             Self::Policy => "policy",
             Self::Schedule => "schedule",
             Self::DomainLogin => "domain_login",
+            Self::CaptchaSolver => "captcha_solver",
+            Self::RateLimit => "rate_limit",
         }
     }
 
-    /// What is subscribed to. The lists know what rows are called; their content comes only with the table itself.
+    /// What is subscribed to. The lists know what rows are called; their content comes only with the table itself, and of jobs
+    /// it is what people look for.
     pub(super) fn query(self, with_documents: bool) -> Query {
         match self {
             _ if with_documents => Query::table(self.name()).with_documents(),
+            Self::Job => Query::table(self.name()).with_documents(),
             Self::Policy => Query::new(Source::Policies),
             Self::Schedule => Query::new(Source::Schedules),
             Self::DomainLogin => Query::new(Source::DomainLogins),
+            Self::CaptchaSolver => Query::new(Source::CaptchaSolvers),
+            Self::RateLimit => Query::new(Source::RateLimits),
         }
     }
 
     /// The member of a row that says what it is called; logins have none.
     fn name_member(self) -> Option<&'static str> {
         match self {
-            Self::Policy => Some("name"),
+            Self::Policy | Self::CaptchaSolver | Self::RateLimit | Self::Job => Some("name"),
             Self::Schedule => Some("schedule_name"),
             Self::DomainLogin => None,
         }
@@ -78,12 +89,36 @@ pub(super) struct RowEvent {
     pub(super) kind: ChangeKind,
     /// It was there at the start: no change.
     pub(super) is_initial: bool,
-    /// A UUID, or the domain of a login.
+    /// A UUID, the domain of a login, or the token of a rate limit in hexadecimal digits.
     pub(super) key: String,
     /// Logins have none.
     pub(super) name: Option<String>,
+    /// How it stands with a job; other tables have nothing like that.
+    pub(super) job: Option<JobStanding>,
     /// The row, or the last that is known of it, where it was asked for.
     pub(super) document: Option<Value>,
+}
+
+/// How it stands with a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct JobStanding {
+    /// As the crawler calls it.
+    pub(super) state: String,
+    /// Downloads of any outcome.
+    pub(super) items: i64,
+    /// Those of them that brought nothing: HTTP errors and exceptions.
+    pub(super) failed: i64,
+}
+
+impl JobStanding {
+    fn of(job: &Map<String, Value>) -> Self {
+        let number = |member: &str| job.get(member).and_then(Value::as_i64).unwrap_or_default();
+        Self {
+            state: job.get("run_state").and_then(Value::as_str).unwrap_or_default().to_owned(),
+            items: number("item_count"),
+            failed: number("http_error_count").saturating_add(number("exception_count")),
+        }
+    }
 }
 
 impl RowEvent {
@@ -93,7 +128,8 @@ impl RowEvent {
         let document = row.as_ref().and_then(|row| row.document.as_ref()?.members());
         let member = || document.as_ref()?.get(table.name_member()?)?.as_str();
         let name = row.as_ref().and_then(|row| row.name.as_deref()).or_else(member).map(str::to_owned);
-        Self { table, kind, is_initial, key: key.to_string(), name, document: document.map(Value::Object) }
+        let job = document.as_ref().filter(|_| table == WatchedTable::Job).map(JobStanding::of);
+        Self { table, kind, is_initial, key: key.to_string(), name, job, document: document.map(Value::Object) }
     }
 }
 
@@ -147,6 +183,8 @@ pub(super) fn json_line(notice: &Notice) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::change::{Document, Key, Seq};
     use crate::client::Row;
@@ -175,6 +213,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_shown_in_hexadecimal_digits() {
+        let new = Some(row(Some("domain:a.example"), None));
+        let key = Key::binary(&[0xc5; 16]);
+        let change = RowChange { kind: ChangeKind::Added, key, old: None, new, is_initial: false };
+        let line = json_line(&Notice::Row(RowEvent::new(WatchedTable::RateLimit, change)));
+        let key = "c5".repeat(16);
+        let expected =
+            format!(r#"{{"table":"rate_limit","type":"ADDED","key":"{key}","name":"domain:a.example"}}"#) + "\n";
+        assert_eq!(line, Some(expected));
+    }
+
+    #[test]
     fn a_document_knows_the_name_and_is_shown() {
         let schedule = row(None, Some(r#"{"schedule_name":"Daily","name":"no","enabled":true}"#));
         let expected = concat!(
@@ -183,6 +233,17 @@ mod tests {
             "\n"
         );
         assert_eq!(line(WatchedTable::Schedule, ChangeKind::Deleted, "s", schedule), expected);
+    }
+
+    #[test]
+    fn a_job_is_known_by_its_state_and_counts() {
+        let document =
+            r#"{"name":"News","run_state":"running","item_count":9,"http_error_count":2,"exception_count":1}"#;
+        let (new, key) = (Some(row(None, Some(document))), Key::text("j"));
+        let change = RowChange { kind: ChangeKind::Added, key, old: None, new, is_initial: true };
+        let event = RowEvent::new(WatchedTable::Job, change);
+        assert_eq!(event.job, Some(JobStanding { state: "running".to_owned(), items: 9, failed: 3 }));
+        assert_eq!(event.name.as_deref(), Some("News"));
     }
 
     #[test]
@@ -205,5 +266,8 @@ mod tests {
         for table in WatchedTable::ALL {
             assert_eq!(WatchedTable::from_str(table.name(), false), Ok(table));
         }
+        let watched = BTreeSet::from(WatchedTable::ALL.map(WatchedTable::name));
+        let streamed: BTreeSet<&str> = crate::catalog::TABLES.iter().map(|table| table.name).collect();
+        assert_eq!(watched, streamed, "all that the server knows how to name can be watched");
     }
 }

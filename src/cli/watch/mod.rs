@@ -38,6 +38,7 @@ use crate::client::{ClientError, Query, Status, Subscriber, SubscriberBuilder, S
 #[command(after_help = "\
 Examples:
   starfeed watch                            all tables, on the screen
+  starfeed watch job                        jobs: their states and counts
   starfeed watch policy schedule --for 60   two of them, for a minute
   starfeed watch policy --json --count 10   the first ten events as JSON
   starfeed watch schedule --filter enabled  only rows for which this holds
@@ -45,9 +46,10 @@ Examples:
 
 Lines of JSON:
   {\"table\":\"policy\",\"type\":\"ADDED\",\"key\":\"f3ebf024-…\",\"name\":\"Broad crawl\"}
-    `type` is ADDED, UPDATED or DELETED. `key` is the id of the row, or the
-    domain of a domain login, whose `name` is null. With --documents there is
-    a `document`: the row, without secrets; for DELETED as it was before.
+    `type` is ADDED, UPDATED or DELETED. `key` is the id of the row, the token
+    of a rate limit in hexadecimal digits, or the domain of a domain login,
+    whose `name` is null. With --documents there is a `document`: the row,
+    without secrets; for DELETED as it was before.
   {\"type\":\"DISCONNECTED\",\"message\":\"…\"}
   {\"type\":\"RECONNECTED\"}
     The connection was lost, and is there again: the changes of the time
@@ -111,6 +113,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
         queries: args.queries(&tables),
         server: args.server,
         tables: tables.into_iter().map(|table| (table, false)).collect(),
+        with_documents: args.documents,
         is_connected: true,
         output,
         deadline: args.duration.and_then(|duration| started.checked_add(duration)),
@@ -169,6 +172,7 @@ struct Watch {
     queries: Vec<Query>,
     /// In the order of the subscriptions, each with whether it was said to be stale.
     tables: Vec<(WatchedTable, bool)>,
+    with_documents: bool,
     is_connected: bool,
     output: Output,
     deadline: Option<Instant>,
@@ -216,7 +220,12 @@ impl Watch {
     /// What `update` is to people and programs, if anything.
     fn notice(&mut self, update: Update) -> Option<Notice> {
         match update {
-            Update::Row(SubscriptionIndex(at), change) => Some(Notice::Row(RowEvent::new(self.tables[at].0, change))),
+            Update::Row(SubscriptionIndex(at), change) => {
+                let mut event = RowEvent::new(self.tables[at].0, change);
+                // Jobs come with theirs, whether it was asked for or not.
+                event.document = event.document.filter(|_| self.with_documents);
+                Some(Notice::Row(event))
+            }
             Update::Status(index, Status::Live) => self.standing(index, None),
             Update::Status(_, Status::Initializing | Status::Ready | Status::Verified) => None,
             Update::Status(index, Status::Stale(message)) => self.standing(index, Some(message)),
@@ -344,7 +353,10 @@ mod tests {
         let expected = [WatchedTable::Policy, WatchedTable::DomainLogin];
         assert_eq!(tables(&["domain_login", "policy", "policy"]), expected);
         let error = parse(&["policies"]).expect_err("no such table");
-        assert!(error.contains("[possible values: policy, schedule, domain_login]"), "{error}");
+        assert!(
+            error.contains("[possible values: job, policy, schedule, domain_login, captcha_solver, rate_limit]"),
+            "{error}"
+        );
     }
 
     #[test]

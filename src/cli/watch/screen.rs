@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::event::{WatchedTable, kind_name};
+use super::event::{JobStanding, WatchedTable, kind_name};
 use super::view::{HIGHLIGHT, Link, RowView, TableView, View};
 use crate::change::ChangeKind;
 use crate::cli::text::{cell, counted, fit, width};
@@ -34,6 +34,9 @@ pub(super) struct Line(pub(super) Vec<(Look, String)>);
 
 /// `UPDATED 59m ago`, and one column more for days.
 const CHANGE_COLUMNS: usize = 16;
+/// `cancelled  items      9  failed     2`
+const STATE_COLUMNS: usize = 9;
+const JOB_COLUMNS: usize = STATE_COLUMNS + 28;
 const GAP: &str = "  ";
 /// Keys are shown where at least this much is left for names.
 const NAME_COLUMNS_MIN: usize = 20;
@@ -98,7 +101,8 @@ fn rows(table: &TableView, lines_max: usize, columns: usize, now: Instant, lines
     let shown = if total > lines_max { lines_max.saturating_sub(1) } else { total };
     let rows = table.select(shown, now);
     let keys = rows.iter().map(|row| width(&row.key)).max().unwrap_or(0);
-    let fixed = GAP.len() + GAP.len() + CHANGE_COLUMNS;
+    let job = if table.table == WatchedTable::Job { JOB_COLUMNS + GAP.len() } else { 0 };
+    let fixed = GAP.len() + job + GAP.len() + CHANGE_COLUMNS;
     let with_keys = fixed + GAP.len() + keys;
     let is_keyed = table.table != WatchedTable::DomainLogin && columns >= with_keys + NAME_COLUMNS_MIN;
     let room = columns.saturating_sub(if is_keyed { with_keys } else { fixed });
@@ -107,12 +111,12 @@ fn rows(table: &TableView, lines_max: usize, columns: usize, now: Instant, lines
         let (look, change) = change(row, now);
         let change_look = if look == Look::Plain { Look::Dim } else { look };
         let key_look = if look == Look::Deleted { look } else { Look::Dim };
-        let mut pieces = vec![
-            (Look::Plain, GAP.to_owned()),
-            (look, cell(label(row), names)),
-            (Look::Plain, GAP.to_owned()),
-            (change_look, cell(&change, CHANGE_COLUMNS)),
-        ];
+        let mut pieces = vec![(Look::Plain, GAP.to_owned()), (look, cell(label(row), names))];
+        if let Some(job) = &row.job {
+            let job_look = if is_over(job) { Look::Dim } else { Look::Plain };
+            pieces.extend([(Look::Plain, GAP.to_owned()), (job_look, standing(job))]);
+        }
+        pieces.extend([(Look::Plain, GAP.to_owned()), (change_look, cell(&change, CHANGE_COLUMNS))]);
         if is_keyed {
             pieces.extend([(Look::Plain, GAP.to_owned()), (key_look, row.key.clone())]);
         }
@@ -121,6 +125,15 @@ fn rows(table: &TableView, lines_max: usize, columns: usize, now: Instant, lines
     if total > shown && lines_max > 0 {
         lines.push(Line(vec![(Look::Dim, format!("{GAP}+{} more", total - shown))]));
     }
+}
+
+fn standing(job: &JobStanding) -> String {
+    let JobStanding { state, items, failed } = job;
+    cell(&format!("{}{GAP}items {items:>6}{GAP}failed {failed:>5}", cell(state, STATE_COLUMNS)), JOB_COLUMNS)
+}
+
+fn is_over(job: &JobStanding) -> bool {
+    matches!(job.state.as_str(), "completed" | "cancelled")
 }
 
 fn label(row: &RowView) -> &str {
@@ -194,7 +207,7 @@ mod tests {
 
         fn row(&mut self, seconds: f64, table: WatchedTable, kind: ChangeKind, key: &str, name: Option<&str>) {
             let (key, name) = (key.to_owned(), name.map(str::to_owned));
-            let event = RowEvent { table, kind, is_initial: seconds == 0.0, key, name, document: None };
+            let event = RowEvent { table, kind, is_initial: seconds == 0.0, key, name, job: None, document: None };
             self.notice(seconds, &Notice::Row(event));
         }
 
@@ -211,7 +224,7 @@ mod tests {
     }
 
     use ChangeKind::{Added, Deleted, Updated};
-    use WatchedTable::{DomainLogin, Policy, Schedule};
+    use WatchedTable::{DomainLogin, Job, Policy, Schedule};
 
     fn policies() -> Fixture {
         let mut fixture = Fixture::new(&[Policy]);
@@ -305,6 +318,28 @@ mod tests {
             fixture.text(3.0, 80, 24)[2..],
             ["domain_login  2 rows  2 changes  0.2/s", "  b.example     ADDED now", "  evil.example  ADDED 1s ago",]
         );
+    }
+
+    #[test]
+    fn jobs_show_how_they_stand_and_those_that_run_come_first() {
+        let mut fixture = Fixture::new(&[Job]);
+        for (key, name, state, items) in [("a", "Archive", "completed", 1234), ("n", "News", "running", 57)] {
+            let job = Some(JobStanding { state: state.to_owned(), items, failed: 3 });
+            let (table, kind) = (Job, Added);
+            let (key, name) = (key.to_owned(), Some(name.to_owned()));
+            let event = RowEvent { table, kind, is_initial: true, key, name, job, document: None };
+            fixture.notice(0.0, &Notice::Row(event));
+        }
+        assert_eq!(
+            fixture.text(1.0, 90, 24)[2..],
+            [
+                "job  2 rows  0 changes  0.0/s",
+                "  News     running    items     57  failed     3                    n",
+                "  Archive  completed  items   1234  failed     3                    a",
+            ]
+        );
+        let looks: Vec<Look> = fixture.lines(1.0, 90, 24)[3..].iter().map(|line| line.0[3].0).collect();
+        assert_eq!(looks, [Look::Plain, Look::Dim]);
     }
 
     #[test]

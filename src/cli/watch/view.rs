@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::event::{Notice, RowEvent, WatchedTable};
+use super::event::{JobStanding, Notice, RowEvent, WatchedTable};
 use crate::change::ChangeKind;
 use crate::cli::text::printable;
 
@@ -78,7 +78,7 @@ pub(super) struct TableView {
     rate: Rate,
 }
 
-/// Where a row stands: by name, then by key.
+/// Where a row stands: by name, then by key. Jobs that run come before those that are over.
 type Place = (String, String);
 
 #[derive(Debug)]
@@ -86,6 +86,8 @@ pub(super) struct RowView {
     pub(super) key: String,
     /// Logins have none.
     pub(super) name: Option<String>,
+    /// How it stands with a job.
+    pub(super) job: Option<JobStanding>,
     /// What happened to it last, and when.
     pub(super) change: Option<(ChangeKind, Instant)>,
     place: Place,
@@ -152,9 +154,11 @@ impl TableView {
         self.remove(&event.key);
         let name = event.name.as_deref().map(printable);
         let key = printable(&event.key);
-        let place = (name.as_ref().unwrap_or(&key).to_lowercase(), event.key.clone());
+        let job = event.job.as_ref().map(|job| JobStanding { state: printable(&job.state), ..*job });
+        let rank = job.as_ref().map_or("", |job| rank(&job.state));
+        let place = (format!("{rank}{}", name.as_ref().unwrap_or(&key).to_lowercase()), event.key.clone());
         self.order.insert(place.clone());
-        let row = RowView { key, name, change, place };
+        let row = RowView { key, name, job, change, place };
         if row.is_ghost() {
             self.ghosts += 1;
             self.deleted.push_back((now, event.key.clone()));
@@ -178,6 +182,16 @@ impl TableView {
             }
         }
         while self.recent.pop_front_if(|(at, _)| is_over(*at, HIGHLIGHT)).is_some() {}
+    }
+}
+
+/// What sorts jobs by what is to be expected of them.
+fn rank(state: &str) -> &'static str {
+    match state {
+        "running" => "0",
+        "pending" => "1",
+        "paused" => "2",
+        _ => "3",
     }
 }
 
@@ -237,7 +251,8 @@ mod tests {
 
         fn event(&mut self, seconds: f64, is_initial: bool, kind: ChangeKind, key: &str, name: &str) {
             let (key, name) = (key.to_owned(), Some(name.to_owned()));
-            let event = RowEvent { table: WatchedTable::Policy, kind, is_initial, key, name, document: None };
+            let event =
+                RowEvent { table: WatchedTable::Policy, kind, is_initial, key, name, job: None, document: None };
             self.view.apply(&event, self.at(seconds));
         }
 

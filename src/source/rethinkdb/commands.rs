@@ -1,6 +1,6 @@
-//! Commands on the database: reads and writes as data become queries, and answers become rows and outcomes.
+//! What commands write: writes as data become queries, and answers become outcomes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,108 +9,19 @@ use super::reql::{Connection, Refusal, ReqlError, Term};
 use super::rows;
 use super::visibility::Became;
 use crate::catalog::{StoredTable, stored_table};
-use crate::change::{Document, Key, Row, Seq, Table};
-use crate::row_problems::RowProblems;
+use crate::change::{Document, Key, Table};
 use crate::source::SourceError;
-use crate::store::{IfMissing, IfPresent, Mutation, Order, Outcome, PageBudget, Query, QueryResult, Unit, UnitResult};
+use crate::store::{IfMissing, IfPresent, Mutation, Outcome, Unit, UnitResult};
 
 /// A table that no command is about cannot be named in one.
-fn stored(table: &Table) -> StoredTable {
+pub(super) fn stored(table: &Table) -> StoredTable {
     stored_table(table.name()).unwrap_or_else(|| panic!("a command is about {table}, which the catalog does not know"))
-}
-
-/// Reads what a command asks for.
-pub(super) async fn query(
-    connection: &Connection,
-    query: &Query,
-    bytes_max: usize,
-    problems: &RowProblems,
-) -> Result<QueryResult, ReqlError> {
-    let table = stored(query.table());
-    let reader = Reader { connection, table, problems };
-    match query {
-        Query::Get { key, .. } => {
-            let row = connection.value(&Term::table(table.name).get(key)).await?;
-            let rows: Vec<Row> = if row.get() == "null" { Vec::new() } else { reader.kept([row]) };
-            Ok(QueryResult { total: rows.len(), rows, ..QueryResult::default() })
-        }
-        Query::List { order, offset, limit, .. } => {
-            let index = match order {
-                Order::Key => table.primary_key,
-                Order::Member(member) => member,
-            };
-            let page = Term::table(table.name).order_by_index(index).page(*offset, *limit);
-            let counted = Term::table(table.name).count();
-            let (mut rows, total) = tokio::try_join!(connection.rows(&page, bytes_max), reader.number(&counted))?;
-            if let Order::Member(member) = order {
-                rows = reader.with_those_without(member, rows, total, (*offset, *limit), bytes_max).await?;
-            }
-            Ok(QueryResult { rows: reader.kept(rows), total, ..QueryResult::default() })
-        }
-        Query::After { after, budget, .. } => reader.page_after(after.as_ref(), *budget).await,
-    }
-}
-
-struct Reader<'a> {
-    connection: &'a Connection,
-    table: StoredTable,
-    problems: &'a RowProblems,
-}
-
-impl Reader<'_> {
-    async fn number(&self, query: &Term) -> Result<usize, ReqlError> {
-        let value = self.connection.value(query).await?;
-        serde_json::from_str(value.get()).map_err(|_| ReqlError::protocol("a number was asked for"))
-    }
-
-    /// A page of all rows in the order of their keys, without an end where there may be more.
-    async fn page_after(&self, after: Option<&Key>, budget: PageBudget) -> Result<QueryResult, ReqlError> {
-        let table = Term::table(self.table.name);
-        let rest = after.map_or(table.clone(), |key| table.after(key)).order_by_index(self.table.primary_key);
-        let (rows, is_complete) = self.connection.first_rows(&rest, budget, |row| self.keep(row)).await?;
-        Ok(QueryResult { rows, is_complete, ..QueryResult::default() })
-    }
-
-    /// Behind the rows of an index come those that have not what it holds, in the order of their keys: without them a list would
-    /// hide rows that it counts.
-    async fn with_those_without(
-        &self,
-        member: &str,
-        mut rows: Vec<Box<RawValue>>,
-        total: usize,
-        (offset, limit): (usize, usize),
-        bytes_max: usize,
-    ) -> Result<Vec<Box<RawValue>>, ReqlError> {
-        let missing = limit.min(total.saturating_sub(offset)).saturating_sub(rows.len());
-        if missing == 0 {
-            return Ok(rows);
-        }
-        let has = self.number(&Term::table(self.table.name).order_by_index(member).count()).await?;
-        let rest = Term::table(self.table.name).order_by_index(self.table.primary_key).without_value(member);
-        rows.extend(self.connection.rows(&rest.page(offset.saturating_sub(has), missing), bytes_max).await?);
-        Ok(rows)
-    }
-
-    /// The rows that can be read; the others are reported.
-    fn kept(&self, rows: impl IntoIterator<Item = Box<RawValue>>) -> Vec<Row> {
-        rows.into_iter().filter_map(|row| self.keep(&row)).collect()
-    }
-
-    fn keep(&self, row: &RawValue) -> Option<Row> {
-        match rows::read(&self.table, row) {
-            Ok((key, document)) => Some(Row { key, version: Seq::ZERO, document }),
-            Err(bad) => {
-                self.problems.report(&self.table.table(), &bad.key_or_unknown(), &bad.problem);
-                None
-            }
-        }
-    }
 }
 
 /// What became of the rows of a unit.
 pub(super) type Results = Vec<(Key, Became)>;
 
-/// Rows that are written by one query of an import, and their bytes: one query holds up the others on its connection.
+/// Rows that are written by one query, and their bytes: one query holds up the others on its connection.
 const BATCH_ROWS: usize = 200;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -123,6 +34,7 @@ pub(super) async fn write(connection: &Connection, unit: &Unit) -> Result<(UnitR
         let batch = batch(&unit[written..]);
         let answer = match batch {
             [mutation] => write_row(connection, mutation).await,
+            [first, ..] if is_delete(first) => delete_batch(connection, batch).await,
             batch => write_batch(connection, batch).await,
         };
         match answer {
@@ -142,15 +54,21 @@ pub(super) async fn write(connection: &Connection, unit: &Unit) -> Result<(UnitR
     Ok((Ok(outcomes), results))
 }
 
-/// The first mutations that go into one query: one, or several that write whole rows of one table.
+/// The first mutations that go into one query: one, or several of one table that write whole rows, or delete them.
 fn batch(mutations: &[Mutation]) -> &[Mutation] {
     let first = &mutations[0];
     let mut bytes = 0;
     let together = mutations.iter().take(BATCH_ROWS).take_while(|mutation| {
         bytes += mutation.row_size();
-        put(mutation).is_some() && mutation.table == first.table && bytes <= BATCH_BYTES
+        let is_alike = if is_delete(first) { is_delete(mutation) } else { put(mutation).is_some() };
+        is_alike && mutation.table == first.table && bytes <= BATCH_BYTES
     });
     &mutations[..together.count().max(1)]
+}
+
+/// Whether `mutation` deletes the row if it is there, and does nothing else.
+fn is_delete(mutation: &Mutation) -> bool {
+    matches!((&mutation.if_missing, &mutation.if_present), (IfMissing::Ignore, IfPresent::Delete))
 }
 
 /// The row that `mutation` writes whatever is there.
@@ -198,31 +116,63 @@ async fn write_row(connection: &Connection, mutation: &Mutation) -> Result<Resul
         IfMissing::Insert(document) => Term::document(document),
         IfMissing::Refuse(text) => Term::error(text),
     };
-    let present = match if_present {
-        IfPresent::Merge(patch) => Term::merged_row(Term::document(patch)),
-        IfPresent::Replace(document) => Term::document(document),
-        IfPresent::Delete => Term::nothing(),
-        IfPresent::Refuse(text) => Term::error(text),
-    };
     let table = stored(table);
-    let replace = Term::table(table.name).get(key).replace(Term::by_presence(missing, present));
+    let becomes = Term::by_presence(missing, becomes(if_present));
+    let replace = Term::table(table.name).get(key).replace(becomes);
+    let replace = match (if_missing, unguarded(if_present)) {
+        (IfMissing::Ignore | IfMissing::Refuse(_), IfPresent::Delete) => {
+            replace.answered_with_old_key(table.primary_key)
+        }
+        _ => replace.answered_without(table.omitted),
+    };
     let answer = connection.value(&replace).await.map_err(write_error)?;
     let answer = Answer::read(&answer)?;
     if let Some(error) = answer.error() {
-        let refusals = [
-            if let IfMissing::Refuse(text) = if_missing { Some(text) } else { None },
-            if let IfPresent::Refuse(text) = if_present { Some(text) } else { None },
-        ];
         // The database repeats the text of a refusal; everything else is its own.
-        return if refusals.into_iter().flatten().any(|text| *text == error) {
-            Ok(Err(error))
-        } else {
-            Err(refused(error).into())
-        };
+        return if refusals(mutation).contains(&error.as_str()) { Ok(Err(error)) } else { Err(refused(error).into()) };
     }
     let change = answer.changes.first().ok_or_else(|| unclear("a write without its row"))?;
     let (became, outcome) = change.read(&table);
     Ok(Ok(vec![(key.clone(), became, outcome)]))
+}
+
+/// What a row becomes that is there.
+fn becomes(if_present: &IfPresent) -> Term {
+    match if_present {
+        IfPresent::Merge(patch) => Term::merged_row(Term::document(patch)),
+        IfPresent::Replace(document) => Term::document(document),
+        IfPresent::Delete => Term::nothing(),
+        IfPresent::Refuse(text) => Term::error(text),
+        IfPresent::When(guard, then) => {
+            let is_allowed = Term::member_of_row(guard.member).is_one_of(guard.values);
+            Term::branch(is_allowed, becomes(then), Term::error(&guard.refusal))
+        }
+    }
+}
+
+/// What is done where all guards let it.
+fn unguarded(if_present: &IfPresent) -> &IfPresent {
+    match if_present {
+        IfPresent::When(_, then) => unguarded(then),
+        other => other,
+    }
+}
+
+/// The texts by which `mutation` itself may refuse.
+fn refusals(mutation: &Mutation) -> Vec<&str> {
+    let mut texts = Vec::new();
+    if let IfMissing::Refuse(text) = &mutation.if_missing {
+        texts.push(text.as_str());
+    }
+    let mut if_present = &mutation.if_present;
+    while let IfPresent::When(guard, then) = if_present {
+        texts.push(&guard.refusal);
+        if_present = then;
+    }
+    if let IfPresent::Refuse(text) = if_present {
+        texts.push(text);
+    }
+    texts
 }
 
 async fn write_batch(connection: &Connection, batch: &[Mutation]) -> Result<Result<Vec<RowResult>, String>, Failure> {
@@ -246,6 +196,28 @@ async fn write_batch(connection: &Connection, batch: &[Mutation]) -> Result<Resu
     };
     let rows: Result<Vec<RowResult>, SourceError> = batch.iter().map(result).collect();
     Ok(Ok(rows?))
+}
+
+/// Deletes rows. Which of them were there is asked first, by their keys: a row may be megabytes, and its end would bring all of it.
+async fn delete_batch(connection: &Connection, batch: &[Mutation]) -> Result<Result<Vec<RowResult>, String>, Failure> {
+    let table = stored(&batch[0].table);
+    // A row that is named twice would be told twice.
+    let keys: BTreeSet<&Key> = batch.iter().map(|mutation| &mutation.key).collect();
+    let rows = Term::table(table.name).get_all(keys);
+    let query = Term::list(vec![rows.clone().only(table.primary_key).as_list(), rows.delete()]);
+    let answer = connection.value(&query).await.map_err(write_error)?;
+    let (there, answer): (Vec<&RawValue>, Answer<'_>) =
+        serde_json::from_str(answer.get()).map_err(|_| unclear("a deletion was answered with something else"))?;
+    if let Some(error) = answer.error() {
+        let failed = usize::try_from(answer.errors).unwrap_or(usize::MAX);
+        return Err(Failure { written: batch.len().saturating_sub(failed), error: refused(error) });
+    }
+    let mut there: BTreeSet<Key> = there.into_iter().filter_map(|row| rows::key_only(&table, row)).collect();
+    let result = |mutation: &Mutation| {
+        let outcome = if there.remove(&mutation.key) { Outcome::Deleted } else { Outcome::Unchanged };
+        (mutation.key.clone(), None, outcome)
+    };
+    Ok(Ok(batch.iter().map(result).collect()))
 }
 
 fn refused(text: String) -> SourceError {

@@ -9,10 +9,13 @@ mod canary;
 mod commands;
 mod follow;
 mod mirror;
+mod range;
+mod reads;
 pub mod reql;
 mod rows;
 mod schema;
 mod visibility;
+mod wake_ups;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -22,6 +25,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,15 +39,16 @@ use reql::{Address, Connection, ConnectionLimits, Link, LinkOptions, Password, R
 pub use rows::FeedRow;
 pub use schema::SchemaError;
 use visibility::Visibility;
+use wake_ups::WakeUps;
 
 use super::progress::{self, Origin, Progress};
-use super::{Source, SourceError, Written};
+use super::{Changes, Source, SourceError, Written};
 use crate::backoff::{Backoff, Random};
 use crate::catalog::{Role, stored_tables};
 use crate::change::{Key, Table};
 use crate::feed::{Demand, Feeds};
 use crate::metrics::Metrics;
-use crate::store::{Mutation, Query, QueryResult, Store, StoreError, Unit, WriteHandle};
+use crate::store::{Index, Mutation, Query, QueryResult, Store, StoreError, Unit, WriteHandle};
 use crate::task;
 
 /// Bounds of a source.
@@ -151,6 +156,7 @@ pub struct Parts {
 pub struct RethinkDb {
     commands: Arc<Link>,
     visibility: HashMap<Table, Arc<Visibility>>,
+    wake_ups: WakeUps,
     limits: RethinkDbLimits,
     metrics: Arc<Metrics>,
     /// Bytes of writes that may still be sent.
@@ -202,6 +208,8 @@ impl RethinkDb {
             };
             parts.spawn(follow.run());
         }
+        let wake_ups =
+            WakeUps::new(Arc::clone(&feeds_link), Arc::clone(&attached), parts.tracker.clone(), parts.shutdown.clone());
         let watch = Watch {
             link: feeds_link,
             attached,
@@ -215,7 +223,7 @@ impl RethinkDb {
         };
         parts.spawn(watch.run());
         let room = Arc::new(Semaphore::new(limits.write_bytes.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { commands, visibility, limits, metrics: parts.metrics, room })
+        Ok(Self { commands, visibility, wake_ups, limits, metrics: parts.metrics, room })
     }
 }
 
@@ -397,13 +405,17 @@ impl Source for RethinkDb {
         let (link, metrics) = (Arc::clone(&self.commands), Arc::clone(&self.metrics));
         async move {
             let connection = link.connection().await?;
-            Ok(commands::query(&connection, &query, bytes_max, &metrics.row_problems).await?)
+            Ok(reads::query(&connection, &query, bytes_max, &metrics.row_problems).await?)
         }
         .boxed()
     }
 
     fn keeps_order(&self) -> bool {
         false
+    }
+
+    fn changes(&self, table: &Table, index: &'static Index, prefix: Vec<Value>) -> Changes {
+        self.wake_ups.of(&commands::stored(table), index, &prefix)
     }
 }
 

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -33,7 +31,7 @@ impl BadRow {
 pub(super) fn read(table: &StoredTable, row: &RawValue) -> Result<(Key, Document), BadRow> {
     match json::read(row.get().as_bytes()) {
         Ok(Value::Object(mut members)) => {
-            let key = members.get(table.primary_key).and_then(key_of);
+            let key = members.get(table.primary_key).and_then(Key::of_value);
             let key =
                 key.ok_or(BadRow { key: None, problem: "its key is missing, or of a type that is not served" })?;
             for omitted in table.omitted {
@@ -54,18 +52,7 @@ pub(super) fn key_only(table: &StoredTable, row: &RawValue) -> Option<Key> {
     // Members are not read before it is known that they are the key: they may be nested too deeply to be read.
     let members: HashMap<String, &RawValue> = serde_json::from_str(row.get()).ok()?;
     let key = json::read(members.get(table.primary_key)?.get().as_bytes()).ok()?;
-    key_of(&key)
-}
-
-fn key_of(value: &Value) -> Option<Key> {
-    match value {
-        Value::String(text) => Some(Key::text(text)),
-        Value::Number(number) => number.as_f64().map(Key::number),
-        Value::Object(members) if members.get("$reql_type$")? == "BINARY" => {
-            BASE64.decode(members.get("data")?.as_str()?).ok().map(|bytes| Key::binary(&bytes))
-        }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
+    Key::of_value(&key)
 }
 
 /// What a changefeed says. `Debug` shows no row.
@@ -156,6 +143,9 @@ mod tests {
         let rate_limit = stored_table("rate_limit").expect("a table");
         let row = raw(r#"{"token":{"$reql_type$":"BINARY","data":"AQI="}}"#);
         assert_eq!(read(&rate_limit, &row).expect("a good row").0, Key::binary(&[1, 2]));
+        let lines = format!("{}\\r\\n{}", "A".repeat(76), "AAAA");
+        let row = raw(&format!(r#"{{"token":{{"$reql_type$":"BINARY","data":"{lines}"}}}}"#));
+        assert_eq!(read(&rate_limit, &row).expect("a good row").0, Key::binary(&[0; 60]));
         let response = stored_table("response").expect("a table");
         assert_eq!(key_only(&response, &raw(r#"{"sequence":7}"#)), Some(Key::number(7.0)));
         let policy = stored_table("policy").expect("a table");

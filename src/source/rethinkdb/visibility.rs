@@ -79,7 +79,7 @@ impl Visibility {
         let watched = mutations.iter().filter(|mutation| state.watched.contains_key(&mutation.key));
         let became = |mutation: &Mutation| match &mutation.if_present {
             IfPresent::Replace(document) => Some(document.clone()),
-            IfPresent::Merge(_) | IfPresent::Delete | IfPresent::Refuse(_) => None,
+            IfPresent::Merge(_) | IfPresent::Delete | IfPresent::Refuse(_) | IfPresent::When(..) => None,
         };
         watched.map(|mutation| (mutation.key.clone(), became(mutation))).collect()
     }
@@ -210,6 +210,7 @@ mod tests {
             cache_bytes: 1 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
+            indexes: Vec::new(),
         };
         let store = Store::open(Box::new(MemoryDisk), options).expect("a store in memory");
         Visibility::new(Table::new("policy"), store)

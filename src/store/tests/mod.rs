@@ -1,4 +1,6 @@
 mod commits;
+mod guards;
+mod indexes;
 mod opening;
 mod reads;
 mod retention;
@@ -12,7 +14,13 @@ const EVERYTHING: Retention = Retention { bytes: u64::MAX, age_ms: u64::MAX };
 const NO_LIMIT: PageBudget = PageBudget { items: usize::MAX, bytes: usize::MAX };
 
 fn options(retention: Retention) -> StoreOptions {
-    StoreOptions { retention, cache_bytes: 1 << 20, fresh_epoch: Epoch(5), fresh_secret: StoreSecret([7; 32]) }
+    StoreOptions {
+        retention,
+        cache_bytes: 1 << 20,
+        fresh_epoch: Epoch(5),
+        fresh_secret: StoreSecret([7; 32]),
+        indexes: Vec::new(),
+    }
 }
 
 fn in_memory() -> Store {

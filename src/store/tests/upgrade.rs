@@ -17,6 +17,7 @@ fn make_format_1(path: &Path) {
         let mut meta = transaction.open_table(TableDefinition::<&str, &[u8]>::new("meta")).expect("a table");
         meta.insert("format", &1_u64.to_le_bytes()[..]).expect("an insert");
         meta.remove("secret").expect("a removal");
+        transaction.delete_table(layout::INDEX_ENTRIES).expect("a removal");
     }
     transaction.commit().expect("a commit");
 }

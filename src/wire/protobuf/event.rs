@@ -9,7 +9,7 @@ use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
 use crate::feed::{Content, Piece};
 use crate::proto::{self, subscription_state, table_key};
 use crate::row_problems::RowProblems;
-use crate::wire::{Event, News, ResetReason, Shape, State, StateKind};
+use crate::wire::{End, Event, News, ResetReason, Shape, State, StateKind};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
 const EVENT_SUBSCRIPTION_ID: u32 = 1;
@@ -52,10 +52,17 @@ pub(super) fn encode(subscription_id: i32, event: &Event, problems: &RowProblems
         News::State(state) => {
             message(Envelope::Extended(proto::Event { state: Some(state_message(state)), ..envelope() }), None)
         }
-        News::Closed { message: text } => {
+        News::Body(body) => {
+            message(Envelope::Extended(proto::Event { body: body.as_deref().cloned(), ..envelope() }), None)
+        }
+        News::Closed { end, message: text } => {
+            let reason = match end {
+                End::Complete => proto::subscription_closed::Reason::Complete,
+                End::Error => proto::subscription_closed::Reason::Error,
+            };
             let closed = proto::event::Body::SubscriptionClosed(proto::SubscriptionClosed {
-                reason: proto::subscription_closed::Reason::Error.into(),
-                message: Some(text.clone()),
+                reason: reason.into(),
+                message: text.clone(),
             });
             message(Envelope::Extended(proto::Event { body: Some(closed), ..envelope() }), None)
         }

@@ -251,7 +251,7 @@ fn evaluate(evaluator: &mut Evaluator, question: &Question) -> Result<Reply, Req
     let found = evaluator.find(&question.term)?;
     let stream = match found {
         Found::Feed(feed) => Stream::Feed(feed),
-        found @ (Found::Table(_) | Found::Without(..) | Found::Rows(..)) => {
+        found @ (Found::Table(_) | Found::Without(..) | Found::Rows(..) | Found::Range(..)) => {
             Stream::Rows(evaluator.rows(found)?.iter().map(Value::to_string).collect::<VecDeque<_>>())
         }
         found @ (Found::Value(_) | Found::Row(..) | Found::Database(_)) => {

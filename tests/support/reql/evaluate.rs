@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use super::feed::{Feed, FeedOptions, Scope};
 use super::protocol::{NON_EXISTENCE, PERMISSION, ReqlError, USER};
+use super::range::Range;
 use super::term::{self, Term};
-use super::values::{Key, compare, merged, normalised, type_name, without};
+use super::values::{Key, compare, greatest, least, merged, normalised, plucked, type_name, without, without_path};
 use super::world::{TableName, World};
 
 pub(super) type Evaluated<T> = Result<T, ReqlError>;
@@ -22,6 +23,8 @@ pub(super) enum Found {
     Row(TableName, Value),
     /// Rows in their order, and the table that they are of.
     Rows(Option<TableName>, Vec<Value>),
+    /// The rows of a part of an index.
+    Range(TableName, Range, Vec<Value>),
     Feed(Box<Feed>),
 }
 
@@ -46,7 +49,10 @@ impl Evaluator<'_> {
             term::DB => self.text(&term, 0).map(Found::Database),
             term::TABLE => self.table(&term).map(Found::Table),
             term::GET => self.get(&term),
+            term::GET_ALL => self.get_all(&term),
             term::WITHOUT => self.without(&term),
+            term::PLUCK => self.pluck(&term),
+            term::UNION => self.union(&term),
             term::BETWEEN => self.between(&term),
             term::ORDER_BY => self.order_by(&term),
             term::FILTER => self.filter(&term),
@@ -65,7 +71,7 @@ impl Evaluator<'_> {
                 for (name, member) in members {
                     object.insert(name.clone(), self.value(member)?);
                 }
-                Ok(object.into())
+                Ok(normalised(&object.into()))
             }
             Value::Array(_) => {
                 Err(ReqlError::compile(format!("Expected a term, which begins with its number: {value}")))
@@ -98,6 +104,10 @@ impl Evaluator<'_> {
                 Ok(value)
             }
             term::COUNT => self.count(term),
+            term::CONTAINS => self.contains(term),
+            term::TYPE_OF => Ok(type_name(&self.value_of(term, 0)?).into()),
+            term::MINVAL => Ok(least()),
+            term::MAXVAL => Ok(greatest()),
             term::DEFAULT => match self.value_of(term, 0) {
                 Ok(Value::Null) => self.value_of(term, 1),
                 Err(error) if error.kind == Some(NON_EXISTENCE) => self.value_of(term, 1),
@@ -220,11 +230,46 @@ impl Evaluator<'_> {
     }
 
     fn without(&mut self, term: &Term) -> Evaluated<Found> {
+        let found = self.found(term, 0)?;
+        if let Some(path @ Value::Object(_)) = term.arguments.get(1) {
+            return Ok(Found::Value(without_path(&self.value_from(found)?, path)));
+        }
         let names = self.texts(term, 1)?;
-        Ok(match self.found(term, 0)? {
+        Ok(match found {
             Found::Table(table) => Found::Without(table, names),
             Found::Rows(table, rows) => Found::Rows(table, rows.iter().map(|row| without(row, &names)).collect()),
-            other => Found::Value(without(&self.value_from(other)?, &names)),
+            Found::Range(table, _, rows) => {
+                Found::Rows(Some(table), rows.iter().map(|row| without(row, &names)).collect())
+            }
+            Found::Feed(feed) => Found::Feed(Box::new(feed.without(names))),
+            other => match self.value_from(other)? {
+                Value::Null => {
+                    let text = "Cannot perform without on a non-object non-sequence `null`.";
+                    return Err(ReqlError::runtime(NON_EXISTENCE, text));
+                }
+                value => Found::Value(without(&value, &names)),
+            },
+        })
+    }
+
+    fn pluck(&mut self, term: &Term) -> Evaluated<Found> {
+        let mut path = Map::new();
+        for at in 1..term.arguments.len() {
+            match self.value_of(term, at)? {
+                Value::String(name) => drop(path.insert(name, true.into())),
+                Value::Object(members) => path.extend(members),
+                other => {
+                    return Err(ReqlError::compile(format!("The scripted server takes no path like this: {other}")));
+                }
+            }
+        }
+        let path = path.into();
+        Ok(match self.found(term, 0)? {
+            found @ (Found::Table(_) | Found::Rows(..) | Found::Range(..)) => {
+                let rows = self.rows(found)?;
+                Found::Rows(None, rows.iter().map(|row| plucked(row, &path)).collect())
+            }
+            other => Found::Value(plucked(&self.value_from(other)?, &path)),
         })
     }
 
@@ -233,6 +278,7 @@ impl Evaluator<'_> {
             Found::Table(table) => (table, Scope::Rows { without: Vec::new() }),
             Found::Without(table, without) => (table, Scope::Rows { without }),
             Found::Row(table, key) => (table, Scope::Row(Key::new(key)?)),
+            Found::Range(table, range, _) => (table, Scope::Range(range)),
             _ => return Err(ReqlError::logic("Cannot call `changes` on an eager stream.")),
         };
         self.world.table(&table)?;
@@ -298,7 +344,7 @@ impl Evaluator<'_> {
                 let key = Key::new(key)?;
                 Ok(self.world.table(&table)?.rows.get(&key).cloned().unwrap_or_default())
             }
-            Found::Rows(_, rows) => Ok(rows.into()),
+            Found::Rows(_, rows) | Found::Range(_, _, rows) => Ok(rows.into()),
             Found::Table(_) | Found::Without(..) => Err(ReqlError::logic("Expected type DATUM but found TABLE.")),
             Found::Database(_) => Err(ReqlError::logic("Expected type DATUM but found DATABASE.")),
             Found::Feed(_) => Err(ReqlError::logic("A changefeed has no end.")),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::fault::Poison;
 use super::protocol::ReqlError;
+use super::range::Range;
 use super::values::{Key, compare, without};
 use super::world::{Table, TableName};
 
@@ -23,6 +24,8 @@ pub(super) enum Scope {
     Rows { without: Vec<String> },
     /// The row with this key.
     Row(Key),
+    /// The rows of a part of an index.
+    Range(Range),
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +64,8 @@ pub(super) struct Feed {
     pub(super) table: TableName,
     scope: Scope,
     options: FeedOptions,
+    /// Members of what it says that are left out.
+    hidden: Vec<String>,
     phase: Phase,
     queue: VecDeque<String>,
     last_change: Option<String>,
@@ -71,12 +76,27 @@ pub(super) struct Feed {
 impl Feed {
     pub(super) fn new(table: TableName, scope: Scope, options: FeedOptions) -> Self {
         let phase = Phase::Opened;
-        Self { table, scope, options, phase, queue: VecDeque::new(), last_change: None, skipped: 0, ended: None }
+        Self {
+            table,
+            scope,
+            options,
+            hidden: Vec::new(),
+            phase,
+            queue: VecDeque::new(),
+            last_change: None,
+            skipped: 0,
+            ended: None,
+        }
+    }
+
+    /// The same, and these members of what it says are left out.
+    pub(super) fn without(self, hidden: Vec<String>) -> Self {
+        Self { hidden, ..self }
     }
 
     pub(super) fn notes(&self) -> Vec<u8> {
         let kind = match self.scope {
-            Scope::Rows { .. } => SEQUENCE_FEED,
+            Scope::Rows { .. } | Scope::Range(_) => SEQUENCE_FEED,
             Scope::Row(_) => ATOM_FEED,
         };
         [kind].into_iter().chain(self.options.includes_states.then_some(INCLUDES_STATES)).collect()
@@ -95,6 +115,7 @@ impl Feed {
         let seen = |row: Option<&Value>| match &self.scope {
             Scope::Rows { without: names } => row.map(|row| without(row, names)),
             Scope::Row(_) => row.cloned(),
+            Scope::Range(range) => row.filter(|row| range.has(row)).cloned(),
         };
         let (old, new) = (seen(old).unwrap_or_default(), seen(new).unwrap_or_default());
         if compare(&old, &new).is_eq() {
@@ -124,7 +145,7 @@ impl Feed {
         if self.options.includes_types {
             element["type"] = kind.into();
         }
-        element.to_string()
+        without(&element, &self.hidden).to_string()
     }
 
     /// A queue that is too long is thrown away as a whole.
@@ -195,6 +216,7 @@ impl Feed {
                 let row = table.rows.get(&key).cloned().unwrap_or_default();
                 elements.push(self.element("initial", json!({"new_val": row})));
             }
+            Scope::Range(_) => panic!("the scripted server does not read a part of an index for a feed"),
             Scope::Rows { without: names } => {
                 let from = read.clone().map_or(Bound::Unbounded, Bound::Excluded);
                 let next: Vec<_> = table.scattered.range((from, Bound::Unbounded)).take(rows_max).cloned().collect();

@@ -12,6 +12,7 @@ pub(crate) mod fault;
 mod feed;
 mod handshake;
 pub(crate) mod protocol;
+mod range;
 mod rows;
 mod shared;
 mod term;

@@ -1,21 +1,15 @@
 //! Terms that choose rows and put them in order.
 
-use std::cmp::Ordering;
 use std::ops::Bound;
 
 use serde_json::Value;
 
 use super::evaluate::{Evaluated, Evaluator, Found, is_true};
 use super::protocol::{NON_EXISTENCE, ReqlError};
+use super::range::{By, Range};
 use super::term::{self, Term};
-use super::values::{compare, without};
+use super::values::{Key, compare, without};
 use super::world::TableName;
-
-/// What rows are ordered by.
-enum By {
-    Member(String),
-    Function(Value),
-}
 
 impl Evaluator<'_> {
     pub(super) fn rows(&mut self, found: Found) -> Evaluated<Vec<Value>> {
@@ -24,7 +18,7 @@ impl Evaluator<'_> {
             Found::Without(table, names) => {
                 Ok(self.world.table(&table)?.rows.values().map(|row| without(row, &names)).collect())
             }
-            Found::Rows(_, rows) | Found::Value(Value::Array(rows)) => Ok(rows),
+            Found::Rows(_, rows) | Found::Range(_, _, rows) | Found::Value(Value::Array(rows)) => Ok(rows),
             other => match self.value_from(other)? {
                 Value::Array(rows) => Ok(rows),
                 value => Err(ReqlError::logic(format!("Cannot convert this to a sequence: {value}"))),
@@ -36,7 +30,7 @@ impl Evaluator<'_> {
     pub(super) fn rows_of(&mut self, term: &Term) -> Evaluated<(Option<TableName>, Vec<Value>)> {
         let found = self.found(term, 0)?;
         let table = match &found {
-            Found::Table(table) => Some(table.clone()),
+            Found::Table(table) | Found::Range(table, ..) => Some(table.clone()),
             Found::Rows(table, _) => table.clone(),
             _ => None,
         };
@@ -102,21 +96,46 @@ impl Evaluator<'_> {
         };
         let low = bound(1, "left_bound", "closed", term::MINVAL)?;
         let high = bound(2, "right_bound", "open", term::MAXVAL)?;
-        let is_inside = |value: &Value| {
-            let above = match &low {
-                Bound::Unbounded => true,
-                Bound::Included(low) => compare(low, value).is_le(),
-                Bound::Excluded(low) => compare(low, value).is_lt(),
-            };
-            above
-                && match &high {
-                    Bound::Unbounded => true,
-                    Bound::Included(high) => compare(value, high).is_le(),
-                    Bound::Excluded(high) => compare(value, high).is_lt(),
-                }
-        };
-        let keyed = self.keyed(&by, rows)?;
-        Ok(Found::Rows(table, keyed.into_iter().filter(|(key, _)| is_inside(key)).map(|(_, row)| row).collect()))
+        let table = table.ok_or_else(|| ReqlError::logic("Expected type TABLE_SLICE."))?;
+        let range = Range { by, low, high };
+        let rows = rows.into_iter().filter(|row| range.has(row)).collect();
+        Ok(Found::Range(table, range, rows))
+    }
+
+    pub(super) fn get_all(&mut self, term: &Term) -> Evaluated<Found> {
+        let table = self.table_of(term)?;
+        let mut rows = Vec::new();
+        for at in 1..term.arguments.len() {
+            let key = Key::new(self.value_of(term, at)?)?;
+            rows.extend(self.world.table(&table)?.rows.get(&key).cloned());
+        }
+        Ok(Found::Rows(Some(table), rows))
+    }
+
+    /// One sequence after the other, as when they are not to be interleaved.
+    pub(super) fn union(&mut self, term: &Term) -> Evaluated<Found> {
+        if term.option("interleave") != Some(&Value::Bool(false)) {
+            return Err(ReqlError::compile("The scripted server keeps the order of a UNION."));
+        }
+        let mut rows = Vec::new();
+        for at in 0..term.arguments.len() {
+            let found = self.found(term, at)?;
+            rows.extend(self.rows(found)?);
+        }
+        Ok(Found::Rows(None, rows))
+    }
+
+    /// Whether a sequence has all of these values.
+    pub(super) fn contains(&mut self, term: &Term) -> Evaluated<Value> {
+        let found = self.found(term, 0)?;
+        let items = self.rows(found)?;
+        for at in 1..term.arguments.len() {
+            let value = self.value_of(term, at)?;
+            if !items.iter().any(|item| compare(item, &value).is_eq()) {
+                return Ok(false.into());
+            }
+        }
+        Ok(true.into())
     }
 
     pub(super) fn order_by(&mut self, term: &Term) -> Evaluated<Found> {
@@ -133,7 +152,8 @@ impl Evaluator<'_> {
         let Some(index) = term.option("index") else { return Ok(Found::Value(rows.into())) };
         let (index, descends) = self.ordering(index)?;
         let by = self.index(table.as_ref(), index.as_str().unwrap_or_default())?;
-        let mut keyed = self.keyed(&by, rows)?;
+        // Rows that the index does not hold are left out.
+        let mut keyed: Vec<_> = rows.into_iter().filter_map(|row| Some((by.key(&row)?, row))).collect();
         keyed.sort_by(|(one, _), (other, _)| compare(one, other));
         if descends {
             keyed.reverse();
@@ -159,30 +179,12 @@ impl Evaluator<'_> {
         }
         let TableName { database, table: short_name } = name;
         match table.indexes.get(index) {
-            Some(Some(function)) => Ok(By::Function(function.clone())),
+            Some(Some(function)) => By::of_function(function)
+                .ok_or_else(|| ReqlError::compile("The scripted server knows indexes over members only.")),
             Some(None) => Ok(By::Member(index.to_owned())),
             None => {
                 Err(ReqlError::failed(format!("Index `{index}` was not found on table `{database}.{short_name}`.")))
             }
         }
     }
-
-    /// Each row with what it is ordered by; rows without it, or with a null, are left out.
-    fn keyed(&mut self, by: &By, rows: Vec<Value>) -> Evaluated<Vec<(Value, Value)>> {
-        let mut keyed = Vec::new();
-        for row in rows {
-            let key = match by {
-                By::Member(name) => row.get(name).cloned(),
-                By::Function(function) => self.call(function, std::slice::from_ref(&row)).ok(),
-            };
-            if let Some(key) = key.filter(|key| !matches!(key, Value::Null | Value::Object(_)) || is_time(key)) {
-                keyed.push((key, row));
-            }
-        }
-        Ok(keyed)
-    }
-}
-
-fn is_time(value: &Value) -> bool {
-    compare(&value["$reql_type$"], &Value::from("TIME")) == Ordering::Equal
 }

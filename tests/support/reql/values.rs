@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Number, Value, json};
 
 use super::protocol::ReqlError;
 
@@ -71,8 +71,28 @@ pub(super) fn type_name(value: &Value) -> String {
     }
 }
 
+/// What is less than every value, in a list of values.
+pub(super) fn least() -> Value {
+    json!({TYPE_MEMBER: "MINVAL"})
+}
+
+/// What is greater than every value.
+pub(super) fn greatest() -> Value {
+    json!({TYPE_MEMBER: "MAXVAL"})
+}
+
+/// -1 and 1 for what is beyond all values.
+fn beyond(value: &Value) -> i8 {
+    match value.get(TYPE_MEMBER).and_then(Value::as_str) {
+        Some("MINVAL") => -1,
+        Some("MAXVAL") => 1,
+        _ => 0,
+    }
+}
+
 pub(super) fn compare(one: &Value, other: &Value) -> Ordering {
     match (one, other) {
+        _ if beyond(one) != 0 || beyond(other) != 0 => beyond(one).cmp(&beyond(other)),
         (Value::Bool(one), Value::Bool(other)) => one.cmp(other),
         (Value::String(one), Value::String(other)) => one.cmp(other),
         (Value::Number(one), Value::Number(other)) => compare_numbers(one, other),
@@ -118,7 +138,13 @@ fn compare_objects(one: &Map<String, Value>, other: &Map<String, Value>) -> Orde
     compare_lists(members(one).iter(), members(other).iter())
 }
 
-/// Every number is a double: `1.0` is `1`.
+/// As the database writes bytes: in lines.
+fn in_lines(data: &str) -> String {
+    let data: Vec<char> = data.chars().filter(|letter| !letter.is_ascii_whitespace()).collect();
+    data.chunks(76).map(|line| line.iter().collect::<String>()).collect::<Vec<_>>().join("\r\n")
+}
+
+/// Every number is a double: `1.0` is `1`. Bytes are in lines.
 pub(super) fn normalised(value: &Value) -> Value {
     match value {
         Value::Number(number) => match number.as_f64() {
@@ -126,6 +152,13 @@ pub(super) fn normalised(value: &Value) -> Value {
             _ => value.clone(),
         },
         Value::Array(items) => items.iter().map(normalised).collect(),
+        Value::Object(members) if type_name(value) == "PTYPE<BINARY>" => {
+            let mut members = members.clone();
+            if let Some(Value::String(data)) = members.get_mut("data") {
+                *data = in_lines(data);
+            }
+            members.into()
+        }
         Value::Object(members) => {
             members.iter().map(|(name, value)| (name.clone(), normalised(value))).collect::<Map<_, _>>().into()
         }
@@ -148,6 +181,36 @@ pub(super) fn merged(under: &Value, over: &Value) -> Value {
             members.into()
         }
         _ => over.clone(),
+    }
+}
+
+/// `value` with what a path names and nothing else; a path is `true`, or an object of paths.
+pub(super) fn plucked(value: &Value, path: &Value) -> Value {
+    match (value, path) {
+        (Value::Array(items), _) => items.iter().map(|item| plucked(item, path)).collect(),
+        (Value::Object(members), Value::Object(paths)) => {
+            let named = paths.iter().filter_map(|(name, path)| Some((name, members.get(name)?, path)));
+            // Of what has no members, a path that leads into it takes nothing.
+            let kept = named.filter(|(_, member, path)| path.is_boolean() || member.is_object() || member.is_array());
+            kept.map(|(name, member, path)| (name.clone(), plucked(member, path))).collect::<Map<_, _>>().into()
+        }
+        _ => value.clone(),
+    }
+}
+
+/// `value` without what a path names.
+pub(super) fn without_path(value: &Value, path: &Value) -> Value {
+    match (value, path) {
+        (Value::Array(items), _) => items.iter().map(|item| without_path(item, path)).collect(),
+        (Value::Object(members), Value::Object(paths)) => {
+            let kept = members.iter().filter(|(name, _)| !paths.get(*name).is_some_and(Value::is_boolean));
+            let member = |(name, member): (&String, &Value)| match paths.get(name) {
+                Some(path) => (name.clone(), without_path(member, path)),
+                None => (name.clone(), member.clone()),
+            };
+            kept.map(member).collect::<Map<_, _>>().into()
+        }
+        _ => value.clone(),
     }
 }
 

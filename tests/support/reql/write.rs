@@ -125,7 +125,7 @@ impl Evaluator<'_> {
                 let keys = self.world.table(&table)?.rows.keys().cloned().collect();
                 Ok((table, keys))
             }
-            Found::Rows(Some(table), rows) => {
+            Found::Rows(Some(table), rows) | Found::Range(table, _, rows) => {
                 let primary_key = &self.world.table(&table)?.primary_key;
                 let keys = rows.iter().map(|row| Key(row[primary_key].clone())).collect();
                 Ok((table, keys))

@@ -23,6 +23,12 @@ use super::process::{ServerProcess, Start};
 /// other.
 pub(crate) const MANY_CHANGES: usize = 3_000;
 
+/// What a long job downloads: fewer than over the embedded store, for the same reason.
+pub(crate) const MANY_ITEMS: usize = 2_000;
+
+/// So many rows of one import become visible in their order: those of a larger one come in any.
+pub(crate) const ROWS_IN_ORDER_MAX: usize = 1;
+
 /// The server that the tests of this process share.
 pub(crate) fn shared() -> Option<&'static Rethinkdb> {
     static SHARED: OnceLock<Option<Rethinkdb>> = OnceLock::new();
@@ -62,9 +68,9 @@ fn on_disk_over(database: Database, data_dir: &Path) -> ServerProcess {
     ServerProcess::start(Start { data_dir, database: Some(database), ..Start::default() })
 }
 
-/// One over a database that has these rows, which no command would write.
+/// One over a database that has these rows, which no command would write, and whose log is kept.
 pub(crate) fn server_with_rows(rows: &[(&str, Value)]) -> Option<ServerProcess> {
     let database = Database::lease()?;
     rows.iter().for_each(|(table, row)| database.put(table, row));
-    Some(ServerProcess::start(Start { database: Some(database), ..Start::default() }))
+    Some(ServerProcess::start(Start { database: Some(database), keeps_log: true, ..Start::default() }))
 }

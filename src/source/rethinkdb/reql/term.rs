@@ -1,12 +1,12 @@
 //! Queries as the database reads them: JSON arrays of a number, arguments and named arguments.
 
 use std::fmt;
+use std::ops::Bound;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
 
 use crate::change::{Document, Key, KeyValue};
+use crate::json;
 
 /// A part of a query. `Debug` does not show it: it may hold a row.
 #[derive(Clone, PartialEq)]
@@ -29,11 +29,16 @@ mod number {
     pub(super) const EQ: u32 = 17;
     pub(super) const NOT: u32 = 23;
     pub(super) const HAS_FIELDS: u32 = 32;
+    pub(super) const PLUCK: u32 = 33;
     pub(super) const WITHOUT: u32 = 34;
     pub(super) const MERGE: u32 = 35;
     pub(super) const FILTER: u32 = 39;
     pub(super) const ORDER_BY: u32 = 41;
     pub(super) const COUNT: u32 = 43;
+    pub(super) const UNION: u32 = 44;
+    pub(super) const COERCE_TO: u32 = 51;
+    pub(super) const TYPE_OF: u32 = 52;
+    pub(super) const DELETE: u32 = 54;
     pub(super) const REPLACE: u32 = 55;
     pub(super) const INSERT: u32 = 56;
     pub(super) const DB_CREATE: u32 = 57;
@@ -41,14 +46,21 @@ mod number {
     pub(super) const TABLE_CREATE: u32 = 60;
     pub(super) const TABLE_LIST: u32 = 62;
     pub(super) const BRANCH: u32 = 65;
+    pub(super) const OR: u32 = 66;
+    pub(super) const AND: u32 = 67;
     pub(super) const FUNC: u32 = 69;
     pub(super) const SKIP: u32 = 70;
     pub(super) const LIMIT: u32 = 71;
+    pub(super) const DESC: u32 = 74;
     pub(super) const INDEX_CREATE: u32 = 75;
+    pub(super) const GET_ALL: u32 = 78;
     pub(super) const INFO: u32 = 79;
+    pub(super) const DEFAULT: u32 = 92;
+    pub(super) const CONTAINS: u32 = 93;
     pub(super) const INDEX_WAIT: u32 = 140;
     pub(super) const CHANGES: u32 = 152;
     pub(super) const BRACKET: u32 = 170;
+    pub(super) const MINVAL: u32 = 180;
     pub(super) const MAXVAL: u32 = 181;
     pub(super) const BETWEEN: u32 = 182;
 }
@@ -89,8 +101,23 @@ impl Term {
         Self(match key.value() {
             KeyValue::Text(text) => text.into(),
             KeyValue::Number(number) => number.into(),
-            KeyValue::Binary(bytes) => json!({"$reql_type$": "BINARY", "data": BASE64.encode(bytes)}),
+            KeyValue::Binary(bytes) => json::binary(bytes),
         })
+    }
+
+    /// What is less than every value.
+    pub fn least() -> Self {
+        term(number::MINVAL, Vec::new())
+    }
+
+    /// What is greater than every value.
+    pub fn greatest() -> Self {
+        term(number::MAXVAL, Vec::new())
+    }
+
+    /// Several, one after the other.
+    pub fn list(terms: Vec<Self>) -> Self {
+        term(number::MAKE_ARRAY, terms)
     }
 
     /// A database.
@@ -149,10 +176,27 @@ impl Term {
         term(number::GET, vec![self, Self::key(key)])
     }
 
+    /// The rows of a table with these keys, in no order; one whose key is named twice comes twice.
+    pub fn get_all<'a>(self, keys: impl IntoIterator<Item = &'a Key>) -> Self {
+        term(number::GET_ALL, std::iter::once(self).chain(keys.into_iter().map(Self::key)).collect())
+    }
+
     /// The rows of a table whose primary key follows `key`.
     pub fn after(self, key: &Key) -> Self {
-        let between = term(number::BETWEEN, vec![self, Self::key(key), term(number::MAXVAL, Vec::new())]);
+        let between = term(number::BETWEEN, vec![self, Self::key(key), Self::greatest()]);
         with_options(between, json!({"left_bound": "open"}))
+    }
+
+    /// The rows of a table that an index has between these values.
+    pub fn between(self, index: &str, low: Bound<Self>, high: Bound<Self>) -> Self {
+        let side = |bound: Bound<Self>, unbounded: Self| match bound {
+            Bound::Included(value) => (value, "closed"),
+            Bound::Excluded(value) => (value, "open"),
+            Bound::Unbounded => (unbounded, "closed"),
+        };
+        let ((low, left), (high, right)) = (side(low, Self::least()), side(high, Self::greatest()));
+        let options = json!({"index": index, "left_bound": left, "right_bound": right});
+        with_options(term(number::BETWEEN, vec![self, low, high]), options)
     }
 
     /// How many.
@@ -165,10 +209,30 @@ impl Term {
         with_options(term(number::ORDER_BY, vec![self]), json!({"index": index}))
     }
 
-    /// The rows of a table whose `member` is missing or null.
-    pub fn without_value(self, member: &str) -> Self {
-        let has = term(number::HAS_FIELDS, vec![Self::row(), Self(member.into())]);
-        term(number::FILTER, vec![self, function(term(number::NOT, vec![has]))])
+    /// In the order of an index from behind; rows that are not in it are left out.
+    pub fn order_by_index_from_behind(self, index: &str) -> Self {
+        let descending = term(number::DESC, vec![Self(index.into())]).0;
+        with_options(term(number::ORDER_BY, vec![self]), json!({"index": descending}))
+    }
+
+    /// In the order of a member, and where that is the same, of another one. The database holds all of them for that.
+    pub fn order_by_members(self, first: &str, second: &str) -> Self {
+        term(number::ORDER_BY, vec![self, Self(first.into()), Self(second.into())])
+    }
+
+    /// The rows for which something is true that is said of [`Term::row`].
+    pub fn filter(self, is_true: Self) -> Self {
+        term(number::FILTER, vec![self, function(is_true)])
+    }
+
+    /// All of one sequence, then all of another.
+    pub fn followed_by(self, other: Self) -> Self {
+        with_options(term(number::UNION, vec![self, other]), json!({"interleave": false}))
+    }
+
+    /// A sequence as one value.
+    pub fn as_list(self) -> Self {
+        term(number::COERCE_TO, vec![self, Self("array".into())])
     }
 
     /// A part of a sequence.
@@ -184,6 +248,11 @@ impl Term {
         }
         let members = members.iter().map(|member| Self((*member).into()));
         term(number::WITHOUT, std::iter::once(self).chain(members).collect())
+    }
+
+    /// Rows with nothing but one member.
+    pub fn only(self, member: &str) -> Self {
+        term(number::PLUCK, vec![self, Self(member.into())])
     }
 
     /// The changefeed of a table, with the rows that are there first.
@@ -203,10 +272,37 @@ impl Term {
         with_options(term(number::CHANGES, vec![self]), json!({"include_states": true}))
     }
 
+    /// That rows of a table have changed, and nothing of what they were or are; the first that it says is that it says so from now on.
+    pub fn wake_ups(self) -> Self {
+        let changes = with_options(term(number::CHANGES, vec![self]), json!({"squash": true, "include_states": true}));
+        changes.without(&["new_val", "old_val"])
+    }
+
     /// Makes one row what `becomes` says of [`Term::row`], in one atomic step; answers with the row before and after.
     pub fn replace(self, becomes: Self) -> Self {
         let replaced = term(number::REPLACE, vec![self, function(becomes)]);
         with_options(replaced, json!({"durability": "hard", "return_changes": "always"}))
+    }
+
+    /// Deletes rows; answers how many.
+    pub fn delete(self) -> Self {
+        with_options(term(number::DELETE, vec![self]), json!({"durability": "hard"}))
+    }
+
+    /// The answer to a write without these members of the rows in it.
+    pub fn answered_without(self, members: &[&str]) -> Self {
+        if members.is_empty() {
+            return self;
+        }
+        let members: Map<String, Value> = members.iter().map(|member| ((*member).to_owned(), true.into())).collect();
+        let path = json!({"changes": {"old_val": members, "new_val": members}});
+        term(number::WITHOUT, vec![self, Self(path)])
+    }
+
+    /// The answer to a write with the key alone of the rows that were there before.
+    pub fn answered_with_old_key(self, primary_key: &str) -> Self {
+        let path = json!({"changes": {"old_val": {primary_key: true}}});
+        term(number::PLUCK, vec![self, Self("errors".into()), Self("first_error".into()), Self(path)])
     }
 
     /// Writes rows over those with their keys; answers with each row before and after.
@@ -233,8 +329,12 @@ impl Term {
 
     /// `missing` where there is no row, `present` where there is one.
     pub fn by_presence(missing: Self, present: Self) -> Self {
-        let is_missing = term(number::EQ, vec![Self::row(), Self(Value::Null)]);
-        term(number::BRANCH, vec![is_missing, missing, present])
+        Self::branch(Self::row().is(Value::Null), missing, present)
+    }
+
+    /// `then` where something is true, `otherwise` where it is not.
+    pub fn branch(is_true: Self, then: Self, otherwise: Self) -> Self {
+        term(number::BRANCH, vec![is_true, then, otherwise])
     }
 
     /// Fails with a text.
@@ -249,6 +349,58 @@ impl Term {
 
     fn member(self, name: &str) -> Self {
         term(number::BRACKET, vec![self, Self(name.into())])
+    }
+
+    /// A member of [`Term::row`], or null where it has none.
+    pub fn member_of_row(name: &str) -> Self {
+        Self::row().member(name).or_null()
+    }
+
+    /// Null where there is nothing.
+    pub fn or_null(self) -> Self {
+        term(number::DEFAULT, vec![self, Self(Value::Null)])
+    }
+
+    /// Whether [`Term::row`] has a member, and it is not null.
+    pub fn row_has(name: &str) -> Self {
+        term(number::HAS_FIELDS, vec![Self::row(), Self(name.into())])
+    }
+
+    /// The name of the type that something is of.
+    pub fn type_name(self) -> Self {
+        term(number::TYPE_OF, vec![self])
+    }
+
+    /// Whether it is this.
+    pub fn is(self, value: Value) -> Self {
+        term(number::EQ, vec![self, Self::datum(value)])
+    }
+
+    /// Whether it is one of these texts.
+    pub fn is_one_of(self, texts: &[&str]) -> Self {
+        let texts = texts.iter().map(|text| Self((*text).into())).collect();
+        term(number::CONTAINS, vec![Self::list(texts), self])
+    }
+
+    /// Whether it is a list that has this text in it.
+    pub fn is_list_with(self, text: &str) -> Self {
+        let contains = term(number::CONTAINS, vec![self.clone(), Self(text.into())]);
+        Self::all(vec![self.type_name().is("ARRAY".into()), contains])
+    }
+
+    /// Whether something is not true.
+    pub fn negated(self) -> Self {
+        term(number::NOT, vec![self])
+    }
+
+    /// Whether all are true; those behind one that is not are not looked at.
+    pub fn all(terms: Vec<Self>) -> Self {
+        term(number::AND, terms)
+    }
+
+    /// Whether one is true.
+    pub fn any(terms: Vec<Self>) -> Self {
+        term(number::OR, terms)
     }
 
     /// The query that starts it, on the tables of `database`.
@@ -300,6 +452,17 @@ mod tests {
         assert_eq!(
             text(&Term::table("t").get(&Key::text("k")).replace(becomes)),
             r#"[55,[[16,[[15,["t"]],"k"]],[69,[[2,[1]],[65,[[17,[[10,[1]],null]],[12,["no"]],[35,[[10,[1]],{"a":[2,[1]]}]]]]]]],{"durability":"hard","return_changes":"always"}]"#
+        );
+    }
+
+    #[test]
+    fn a_time_is_one_value_in_a_range() {
+        let time = json!({"$reql_type$": "TIME", "epoch_time": 1.5, "timezone": "+00:00"});
+        let low = Bound::Excluded(Term::list(vec![Term::datum("s".into()), Term::datum(time)]));
+        let range = Term::table("job").between("schedule", low, Bound::Unbounded);
+        assert_eq!(
+            text(&range),
+            r#"[182,[[15,["job"]],[2,["s",{"$reql_type$":"TIME","epoch_time":1.5,"timezone":"+00:00"}]],[181,[]]],{"index":"schedule","left_bound":"open","right_bound":"closed"}]"#
         );
     }
 

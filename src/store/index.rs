@@ -1,0 +1,408 @@
+//! Indexes: one entry for each row, in the order of the values that some of its members have.
+//!
+//! An entry is the values as bytes that sort like them, then the primary key. A value that an index does not hold, or that
+//! is missing, sorts before all others; so every row of a table has an entry in each of its indexes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use redb::{ReadableTable, WriteTransaction};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use super::layout::{self, INDEX_ENTRIES, IndexRecord, ROWS};
+use super::{Index, RangeStart, StoreError, TableIndexes};
+use crate::change::{Change, Document, Key};
+
+/// The table of all entries.
+pub(super) type EntryTable<'a> = redb::Table<'a, (u32, u32, &'static [u8]), u32>;
+
+/// What a table called `path` remembers of its indexes among those of `all`.
+pub(super) fn records_of(path: &str, all: &[TableIndexes]) -> Vec<IndexRecord> {
+    let own = all.iter().find(|of| of.table.path() == path).map_or(&[][..], |of| of.indexes);
+    own.iter().map(IndexRecord::of).collect()
+}
+
+impl IndexRecord {
+    fn of(index: &Index) -> Self {
+        let members = index.members.iter().map(|&member| member.to_owned()).collect();
+        Self { name: index.name.to_owned(), members }
+    }
+
+    /// Whether it is `index`.
+    pub(super) fn is(&self, index: &Index) -> bool {
+        self.name == index.name && self.members == index.members
+    }
+}
+
+/// Makes the entries of a row what `change` made of the row.
+pub(super) fn follow(
+    entries: &mut EntryTable<'_>,
+    number: u32,
+    indexes: &[IndexRecord],
+    change: &Change,
+) -> Result<(), StoreError> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let members = |document: &Option<Document>| document.as_ref().map(|document| members(document, indexes));
+    let (old, new) = (members(&change.old), members(&change.new));
+    for (index, record) in (0..).zip(indexes) {
+        let old = old.as_ref().map(|members| entry(record, members, change.key.as_bytes()));
+        let new = new.as_ref().map(|members| entry(record, members, change.key.as_bytes()));
+        if old == new {
+            continue;
+        }
+        if let Some(old) = old {
+            entries.remove((number, index, old.as_slice()))?;
+        }
+        if let Some(new) = new {
+            let checksum = layout::entry_checksum(number, index, &new);
+            entries.insert((number, index, new.as_slice()), checksum)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes all entries of the table `number`, and makes those of `indexes` from its rows.
+pub(super) fn rebuild(transaction: &WriteTransaction, number: u32, indexes: &[IndexRecord]) -> Result<(), StoreError> {
+    const FIRST: &[u8] = &[];
+    let mut entries = transaction.open_table(INDEX_ENTRIES)?;
+    entries.retain_in((number, 0, FIRST)..(number + 1, 0, FIRST), |_, _| false)?;
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    for row in transaction.open_table(ROWS)?.range((number, FIRST)..(number + 1, FIRST))? {
+        let (place, value) = row?;
+        let row = layout::decode_row(number, place.value().1, value.value())?;
+        let members = members(&row.document, indexes);
+        for (index, record) in (0..).zip(indexes) {
+            let entry = entry(record, &members, row.key.as_bytes());
+            entries.insert((number, index, entry.as_slice()), layout::entry_checksum(number, index, &entry))?;
+        }
+    }
+    Ok(())
+}
+
+type Members = BTreeMap<String, IndexValue>;
+
+fn entry(index: &IndexRecord, members: &Members, key: &[u8]) -> Vec<u8> {
+    let mut entry = Vec::new();
+    for member in &index.members {
+        members.get(member).unwrap_or(&IndexValue::Absent).write_to(&mut entry);
+    }
+    entry.extend_from_slice(key);
+    entry
+}
+
+/// The key of the row that has `entry` in an index of as many members; `None` where it is damaged.
+pub(super) fn key_of(entry: &[u8], members: usize) -> Option<Key> {
+    let mut rest = entry;
+    for _ in 0..members {
+        let (&tag, value) = rest.split_first()?;
+        rest = match tag {
+            ABSENT => value,
+            NUMBER | TIME => value.get(8..)?,
+            TEXT => {
+                // A zero byte of the text is followed by 255, and only its end by another one.
+                let end = value.windows(2).position(|pair| pair == TEXT_END)?;
+                &value[end + TEXT_END.len()..]
+            }
+            _ => return None,
+        };
+    }
+    Some(Key::from_stored(rest.to_vec()))
+}
+
+/// A part of an index: the entries from the first place on, up to the other one, which is not part of it.
+pub(super) type Span = (Vec<u8>, Vec<u8>);
+
+/// The entries of rows that have the values of `prefix`, from `start` on; `None` where there can be none.
+pub(super) fn span(index: &Index, prefix: &[Value], start: &RangeStart) -> Option<Span> {
+    let values = prefix.len() + usize::from(!matches!(start, RangeStart::First));
+    assert!(values <= index.members.len(), "a range has {values} values, the index {} has fewer", index.name);
+    let mut place = Vec::new();
+    for value in prefix {
+        IndexValue::held(value)?.write_to(&mut place);
+    }
+    let end = after_all(&place);
+    let begin = match start {
+        RangeStart::First => place,
+        RangeStart::At(value) => {
+            IndexValue::held(value)?.write_to(&mut place);
+            place
+        }
+        RangeStart::After(value) => {
+            IndexValue::held(value)?.write_to(&mut place);
+            after_all(&place)
+        }
+    };
+    Some((begin, end))
+}
+
+/// The entries whose first value is a text, and those whose first value is none, which come before.
+pub(super) fn texts_and_others() -> (Span, Span) {
+    ((vec![TEXT], after_all(&[TEXT])), (Vec::new(), vec![TEXT]))
+}
+
+/// The place behind everything that begins with `place`.
+fn after_all(place: &[u8]) -> Vec<u8> {
+    let kept = place.iter().rposition(|&byte| byte < u8::MAX).map_or(0, |last| last + 1);
+    let mut place = place[..kept].to_vec();
+    match place.last_mut() {
+        Some(last) => *last += 1,
+        // No entry begins with it, since each begins with the tag of a value.
+        None => place.push(u8::MAX),
+    }
+    place
+}
+
+/// A value as an index holds it.
+#[derive(Clone, PartialEq)]
+enum IndexValue {
+    /// There is none, or it is nothing that an index holds.
+    Absent,
+    Number(f64),
+    /// Seconds since 1970.
+    Time(f64),
+    Text(String),
+}
+
+const ABSENT: u8 = 0;
+const NUMBER: u8 = 1;
+const TIME: u8 = 2;
+const TEXT: u8 = 3;
+const TEXT_END: [u8; 2] = [0, 0];
+
+impl IndexValue {
+    /// What an index holds of `value`, if it holds such values.
+    fn held(value: &Value) -> Option<Self> {
+        Self::deserialize(value).ok().filter(|value| *value != Self::Absent)
+    }
+
+    fn write_to(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Absent => bytes.push(ABSENT),
+            Self::Number(number) => {
+                bytes.push(NUMBER);
+                bytes.extend_from_slice(&ordered(*number));
+            }
+            Self::Time(seconds) => {
+                bytes.push(TIME);
+                bytes.extend_from_slice(&ordered(*seconds));
+            }
+            Self::Text(text) => {
+                bytes.push(TEXT);
+                for &byte in text.as_bytes() {
+                    bytes.push(byte);
+                    if byte == 0 {
+                        bytes.push(u8::MAX);
+                    }
+                }
+                bytes.extend_from_slice(&TEXT_END);
+            }
+        }
+    }
+}
+
+/// Bytes that sort like the numbers.
+fn ordered(number: f64) -> [u8; 8] {
+    // There are two zeros, which are equal.
+    let bits = (number + 0.0).to_bits();
+    let ordered = if bits >> 63 == 1 { !bits } else { bits | (1 << 63) };
+    ordered.to_be_bytes()
+}
+
+impl<'de> Deserialize<'de> for IndexValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = IndexValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<IndexValue, E> {
+        Ok(IndexValue::Absent)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<IndexValue, E> {
+        Ok(IndexValue::Absent)
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<IndexValue, E> {
+        Ok(IndexValue::Number(number as f64))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<IndexValue, E> {
+        Ok(IndexValue::Number(number as f64))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<IndexValue, E> {
+        Ok(IndexValue::Number(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<IndexValue, E> {
+        Ok(IndexValue::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<IndexValue, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(IndexValue::Absent)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<IndexValue, A::Error> {
+        let (mut kind, mut seconds) = (IndexValue::Absent, IndexValue::Absent);
+        while let Some(name) = members.next_key::<String>()? {
+            match name.as_str() {
+                "$reql_type$" => kind = members.next_value()?,
+                "epoch_time" => seconds = members.next_value()?,
+                _ => {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        match (kind, seconds) {
+            (IndexValue::Text(kind), IndexValue::Number(seconds)) if kind == "TIME" => Ok(IndexValue::Time(seconds)),
+            _ => Ok(IndexValue::Absent),
+        }
+    }
+}
+
+/// The members that `indexes` hold; none where the document cannot be read, which only a damaged or foreign store has.
+fn members(document: &Document, indexes: &[IndexRecord]) -> Members {
+    let mut deserializer = serde_json::Deserializer::from_slice(document.as_bytes());
+    let members = MembersOf(indexes).deserialize(&mut deserializer);
+    members.and_then(|members| deserializer.end().map(|()| members)).unwrap_or_default()
+}
+
+/// Reads the members that some indexes hold, and passes over the others.
+struct MembersOf<'a>(&'a [IndexRecord]);
+
+impl<'de> DeserializeSeed<'de> for MembersOf<'_> {
+    type Value = Members;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Members, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MembersOf<'_> {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
+        let mut held = Members::new();
+        while let Some(name) = members.next_key::<String>()? {
+            if self.0.iter().any(|index| index.members.contains(&name)) {
+                held.insert(name, members.next_value()?);
+            } else {
+                members.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(value: &Value) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        IndexValue::deserialize(value).expect("a value").write_to(&mut bytes);
+        bytes
+    }
+
+    fn time(seconds: f64) -> Value {
+        serde_json::json!({"$reql_type$": "TIME", "epoch_time": seconds, "timezone": "+00:00"})
+    }
+
+    #[test]
+    fn values_sort_numbers_then_times_then_texts_behind_what_is_absent() {
+        let sorted = [
+            Value::Null,
+            serde_json::json!(-1e300),
+            serde_json::json!(-2),
+            serde_json::json!(0),
+            serde_json::json!(1.5),
+            serde_json::json!(u64::MAX),
+            time(-5.0),
+            time(0.25),
+            time(1e10),
+            serde_json::json!(""),
+            serde_json::json!("\0"),
+            serde_json::json!("\0\0"),
+            serde_json::json!("\0a"),
+            serde_json::json!("\u{1}"),
+            serde_json::json!("a"),
+            serde_json::json!("a\0"),
+            serde_json::json!("a\0b"),
+            serde_json::json!("a\u{1}"),
+            serde_json::json!("ab"),
+            serde_json::json!("é"),
+        ];
+        let places: Vec<Vec<u8>> = sorted.iter().map(bytes).collect();
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1]), "{places:?}");
+        // Whatever follows in the entry does not matter.
+        for pair in places.windows(2) {
+            assert!([pair[0].as_slice(), &[255, 255]].concat() < [pair[1].as_slice(), &[0]].concat(), "{pair:?}");
+            assert!(pair[0] < after_all(&pair[0]) && after_all(&pair[0]) <= pair[1], "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_index_holds_is_absent() {
+        for value in [
+            serde_json::json!(null),
+            serde_json::json!(true),
+            serde_json::json!([1, "a", [{}]]),
+            serde_json::json!({}),
+            serde_json::json!({"$reql_type$": "TIME"}),
+            serde_json::json!({"$reql_type$": "TIME", "epoch_time": "1"}),
+            serde_json::json!({"$reql_type$": "BINARY", "epoch_time": 1}),
+            serde_json::json!({"epoch_time": 1, "other": {"$reql_type$": "TIME"}}),
+        ] {
+            assert_eq!(bytes(&value), [ABSENT], "{value}");
+        }
+        assert_eq!(bytes(&serde_json::json!(-0.0)), bytes(&serde_json::json!(0)));
+    }
+
+    #[test]
+    fn only_the_members_of_the_indexes_are_looked_at_and_a_key_is_found_behind_them() {
+        let index = IndexRecord::of(&Index { name: "i", members: &["a", "t", "missing", "n"] });
+        let text = r#"{"a":"x\u0000y","b":{"a":1},"n":-1,"t":{"$reql_type$":"TIME","epoch_time":9}}"#;
+        let document = Document::parse(text.as_bytes()).expect("an object");
+        let members = members(&document, std::slice::from_ref(&index));
+        assert_eq!(members.keys().collect::<Vec<_>>(), ["a", "n", "t"]);
+        for key in [Key::text(""), Key::text("\0\0"), Key::number(0.0), Key::binary(&[0, 255])] {
+            let entry = entry(&index, &members, key.as_bytes());
+            assert_eq!(key_of(&entry, 4), Some(key));
+        }
+    }
+
+    #[test]
+    fn a_damaged_entry_has_no_key() {
+        let none: [&[u8]; 6] = [&[], &[NUMBER, 1, 2], &[TEXT, b'a'], &[TEXT, b'a', 0], &[TEXT, 0, 255], &[9]];
+        for entry in none {
+            assert_eq!(key_of(entry, 1), None, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_has_no_members() {
+        let index = IndexRecord::of(&Index { name: "i", members: &["a"] });
+        for text in [&b"{\"a\":1"[..], b"[1]", b"{\"a\":1}x", b"\xff"] {
+            assert!(members(&Document::from_stored(text.to_vec()), std::slice::from_ref(&index)).is_empty());
+        }
+    }
+}
