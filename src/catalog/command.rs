@@ -44,7 +44,7 @@ pub fn plan(command: Command, arrival: &Arrival) -> Result<Plan, String> {
         Command::SubscribeJobStatus(request) => stream::job_status(&request, arrival),
         Command::SubscribeResourceMonitor(request) => stream::resources(&request),
         Command::SubscribeTaskMonitor(request) => stream::tasks(&request),
-        Command::PerformanceProfile(_) if arrival.has_crawler => Ok(Plan::Ask(command)),
+        Command::PerformanceProfile(_) if arrival.has_crawler => Ok(Plan::Ask(Box::new(command))),
         Command::PerformanceProfile(_) => Err(PROFILE_UNAVAILABLE.to_owned()),
         Command::Unsubscribe(request) => Ok(Plan::Unsubscribe(request.subscription_id)),
         Command::ImportRows(request) => Ok(Plan::ImportRows(request)),

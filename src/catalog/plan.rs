@@ -41,7 +41,7 @@ pub enum Plan {
     /// Work out an answer, which may take the processor for a while.
     Compute(Box<dyn FnOnce() -> Answer + Send>),
     /// Have the crawler carry out this command, and answer as it does.
-    Ask(proto::request::Command),
+    Ask(Box<proto::request::Command>),
     /// Subscribe to rows.
     Subscribe(SubscribePlan),
     /// Subscribe to something else.

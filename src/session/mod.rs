@@ -119,7 +119,7 @@ pub struct Session {
     next_ticket: u64,
     reading: Option<PendingRead>,
     /// The next step of the request that is being carried out, if it has several; nothing else begins before its last one has.
-    step: Option<(i32, Plan)>,
+    step: Option<(i32, Box<Plan>)>,
     /// What the crawler was asked, for these requests.
     asking: BTreeMap<AskTicket, i32>,
     import: Option<Import>,

@@ -141,7 +141,7 @@ impl Session {
     /// Begins the next step of a request, or answers it.
     fn go_on(&mut self, request_id: i32, result: Result<Reply, String>) {
         match result {
-            Ok(Reply::Go(plan)) => self.step = Some((request_id, *plan)),
+            Ok(Reply::Go(plan)) => self.step = Some((request_id, plan)),
             Ok(Reply::Body(body)) => self.respond(request_id, Ok(body)),
             Ok(Reply::Page(_)) => panic!("only a subscription looks at what a job downloads"),
             Err(text) => self.respond(request_id, Err(text)),
@@ -230,12 +230,12 @@ impl Session {
     fn next_step_work(&mut self) -> Option<Work> {
         let sees_writes = self.invisible.is_empty();
         let (request_id, plan) = self.step.take_if(|(_, plan)| sees_writes || !reads_store(plan))?;
-        if let Plan::Stream(_) = plan {
-            let result = self.do_at_once(plan);
+        if let Plan::Stream(_) = *plan {
+            let result = self.do_at_once(*plan);
             self.respond(request_id, result);
             return None;
         }
-        match self.begin(request_id, 0, plan) {
+        match self.begin(request_id, 0, *plan) {
             Ok(work) => Some(work),
             Err(text) => {
                 self.respond(request_id, Err(text));
@@ -288,7 +288,7 @@ impl Session {
                 let ticket = AskTicket(self.next_ticket);
                 self.next_ticket += 1;
                 self.asking.insert(ticket, request_id);
-                Ok(Work::Ask { ticket, command: Box::new(command) })
+                Ok(Work::Ask { ticket, command })
             }
             Plan::Unsubscribe(_) | Plan::Stream(_) => {
                 panic!("a request that is answered at once was begun as one that waits for the disk")

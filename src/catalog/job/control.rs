@@ -27,7 +27,7 @@ pub(in crate::catalog) fn set(request: RequestSetJob, arrival: &Arrival) -> Resu
         None => Ok(change(&request, id)),
         Some(JobRunState::Cancelled) => Ok(cancel(id, arrival)),
         Some(JobRunState::Running | JobRunState::Paused) if arrival.has_crawler => {
-            Ok(Plan::Ask(Command::SetJob(request)))
+            Ok(Plan::Ask(Box::new(Command::SetJob(request))))
         }
         Some(JobRunState::Running | JobRunState::Paused) => Err(CONTROL_UNAVAILABLE.to_owned()),
         Some(state @ (JobRunState::Pending | JobRunState::Completed | JobRunState::Deleted)) => {
@@ -109,7 +109,7 @@ fn create(request: RequestSetJob, arrival: &Arrival) -> Result<Plan, String> {
         name => name.to_owned(),
     };
     if arrival.has_crawler {
-        return Ok(Plan::Ask(Command::SetJob(request)));
+        return Ok(Plan::Ask(Box::new(Command::SetJob(request))));
     }
     if seeds.len() > SEEDS_MAX {
         return Err(format!("A job has {SEEDS_MAX} seeds at most."));

@@ -42,7 +42,7 @@ pub(super) struct Streams {
 /// One look at what a job has downloaded.
 struct Look {
     subscription_id: i32,
-    step: Option<Plan>,
+    step: Option<Box<Plan>>,
     /// Makes the answer of what is being read.
     answer: Option<Box<dyn FnOnce(QueryResult) -> Answer + Send>>,
 }
@@ -159,7 +159,7 @@ impl Streams {
         if self.look.is_none() {
             let waiting = Arc::clone(&self.waiting);
             let (subscription_id, plan) = self.in_turn(|_, sync| sync.next_look(budget, &waiting))?;
-            self.look = Some(Look { subscription_id, step: Some(plan), answer: None });
+            self.look = Some(Look { subscription_id, step: Some(Box::new(plan)), answer: None });
         }
         self.next_step(bytes_max)
     }
@@ -167,7 +167,7 @@ impl Streams {
     fn next_step(&mut self, bytes_max: usize) -> Option<Work> {
         let look = self.look.as_mut()?;
         let reader = Reader::Stream(look.subscription_id);
-        Some(Work::Read(match look.step.take()? {
+        Some(Work::Read(match *look.step.take()? {
             Plan::Read { query, answer } => {
                 look.answer = Some(answer);
                 Read::Query { reader, query, bytes_max }
@@ -191,7 +191,7 @@ impl Streams {
         let look = self.look.as_mut().expect("a look is under way");
         match context.reported(answer) {
             Ok(Reply::Go(_)) if !self.syncs.contains_key(&look.subscription_id) => self.look = None,
-            Ok(Reply::Go(step)) => look.step = Some(*step),
+            Ok(Reply::Go(step)) => look.step = Some(step),
             Ok(Reply::Page(page)) => {
                 let subscription_id = look.subscription_id;
                 self.look = None;
