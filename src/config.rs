@@ -202,6 +202,8 @@ limits! {
     crawler_answer_seconds = 60;
     /// Bytes of one message of the crawler; an answer that is longer is refused.
     crawler_message_bytes = 67_108_864;
+    /// Commands that are passed on to the crawler at a time; the others wait.
+    crawler_commands = 16;
 }
 
 impl Limits {
@@ -282,6 +284,7 @@ impl Limits {
             connect_timeout: Duration::from_secs(self.crawler_connect_seconds),
             answer_timeout: Duration::from_secs(self.crawler_answer_seconds),
             message_bytes: size(self.crawler_message_bytes),
+            commands: size(self.crawler_commands),
         }
     }
 

@@ -35,10 +35,9 @@ pub struct CrawlerLimits {
     pub answer_timeout: Duration,
     /// Bytes of one message of the crawler.
     pub message_bytes: usize,
+    /// Commands that are passed on at a time; the others wait for their turn.
+    pub commands: usize,
 }
-
-/// Commands that the crawler carries out at a time; the others wait for their turn.
-const COMMANDS_MAX: usize = 16;
 
 /// A crawler that carries out commands.
 #[derive(Clone, Debug)]
@@ -51,7 +50,8 @@ pub struct Crawler {
 impl Crawler {
     /// The crawler at `address`, `ws://HOST:PORT/PATH`. The error says what is wrong with it, without repeating it.
     pub fn new(address: &str, limits: CrawlerLimits) -> Result<Self, String> {
-        Ok(Self { address: Address::parse(address)?, limits, turns: Arc::new(Semaphore::new(COMMANDS_MAX)) })
+        let turns = Arc::new(Semaphore::new(limits.commands.min(Semaphore::MAX_PERMITS)));
+        Ok(Self { address: Address::parse(address)?, limits, turns })
     }
 
     /// Whether it is at `HOST:PORT`, as far as that can be said without looking names up.

@@ -20,6 +20,7 @@ const LIMITS: CrawlerLimits = CrawlerLimits {
     connect_timeout: Duration::from_secs(30),
     answer_timeout: Duration::from_secs(30),
     message_bytes: 1 << 20,
+    commands: 16,
 };
 
 /// For what never comes.

@@ -124,7 +124,7 @@ fn delete_if_unused(id: Uuid, after: Option<Key>) -> Plan {
             Some(last) if !result.is_complete => delete_if_unused(id, Some(last.key.clone())),
             _ => write(Mutation::delete(table(), ids::key(id)), None),
         };
-        Answer::reply(Reply::Go(Box::new(next)))
+        Answer::reply(Reply::go(next))
     };
     Plan::Read { query, answer: Box::new(answer) }
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{Kind, Reader, binary, boolean, checked, checked_key, finite, int32, key_text, read_row, text};
+use super::response::headers;
 use super::{ids, time};
 use crate::change::{Document, Key};
 
@@ -77,13 +78,6 @@ fn binary_key(value: &Value) -> Kind<Key> {
     } else {
         Err("must be binary, of at most 127 bytes")
     }
-}
-
-/// Names and values in turn.
-fn headers(value: &Value) -> Kind<()> {
-    let is_texts =
-        value.as_array().is_some_and(|list| list.len().is_multiple_of(2) && list.iter().all(Value::is_string));
-    if is_texts { Ok(()) } else { Err("must be a list of names and values in turn") }
 }
 
 #[cfg(test)]

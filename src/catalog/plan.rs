@@ -200,6 +200,11 @@ impl Reply {
         Self::Body(Some(Box::new(body)))
     }
 
+    /// The next step.
+    pub(super) fn go(plan: Plan) -> Self {
+        Self::Go(Box::new(plan))
+    }
+
     /// Success, without a body.
     pub(super) const DONE: Self = Self::Body(None);
 }

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,13 +25,11 @@ const FRAMES_MAX: usize = 300;
 #[derive(Debug)]
 pub struct HostFigures {
     frames: Mutex<VecDeque<(u64, Arc<proto::ResourceFrame>)>>,
-    /// The number of the newest frame, 0 before the first. Only changed while `frames` is locked.
-    newest: watch::Sender<u64>,
 }
 
 impl Default for HostFigures {
     fn default() -> Self {
-        Self { frames: Mutex::new(VecDeque::with_capacity(FRAMES_MAX)), newest: watch::Sender::new(0) }
+        Self { frames: Mutex::new(VecDeque::with_capacity(FRAMES_MAX)) }
     }
 }
 
@@ -47,19 +44,19 @@ impl HostFigures {
     /// Adds the newest frame; the oldest one goes when there are too many.
     pub fn push(&self, frame: proto::ResourceFrame) {
         let mut frames = self.lock();
-        let number = *self.newest.borrow() + 1;
+        let number = frames.back().map_or(0, |(number, _)| *number) + 1;
         if frames.len() == FRAMES_MAX {
             frames.pop_front();
         }
         frames.push_back((number, Arc::new(frame)));
-        self.newest.send_replace(number);
     }
 
-    /// The newest frames, at most `count`, oldest first.
-    pub fn newest(&self, count: usize) -> Vec<Arc<proto::ResourceFrame>> {
+    /// The number of the newest frame, 0 before the first; and the newest frames, at most `count`, oldest first.
+    pub fn newest(&self, count: usize) -> (u64, Vec<Arc<proto::ResourceFrame>>) {
         let frames = self.lock();
+        let number = frames.back().map_or(0, |(number, _)| *number);
         let skipped = frames.len().saturating_sub(count);
-        frames.iter().skip(skipped).map(|(_, frame)| Arc::clone(frame)).collect()
+        (number, frames.iter().skip(skipped).map(|(_, frame)| Arc::clone(frame)).collect())
     }
 
     /// The frames behind number `number` with theirs, oldest first. Those that are no longer kept are left out.
@@ -67,11 +64,6 @@ impl HostFigures {
         let frames = self.lock();
         let first = frames.partition_point(|(other, _)| *other <= number);
         frames.range(first..).cloned().collect()
-    }
-
-    /// Tells the number of the newest frame, 0 before the first, and waits for the next one.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.newest.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<proto::ResourceFrame>)>> {
@@ -117,14 +109,16 @@ mod tests {
     #[test]
     fn the_newest_frames_come_oldest_first() {
         let figures = HostFigures::default();
-        assert!(figures.newest(10).is_empty());
+        assert_eq!(figures.newest(10).0, 0);
+        assert!(figures.newest(10).1.is_empty());
         assert!(figures.after(0).is_empty());
         for number in 1..=3 {
             figures.push(frame(number));
         }
-        assert!(figures.newest(0).is_empty());
-        assert_eq!(numbers(&figures.newest(2)), [2, 3]);
-        assert_eq!(numbers(&figures.newest(usize::MAX)), [1, 2, 3]);
+        assert_eq!(figures.newest(0).0, 3);
+        assert!(figures.newest(0).1.is_empty());
+        assert_eq!(numbers(&figures.newest(2).1), [2, 3]);
+        assert_eq!(numbers(&figures.newest(usize::MAX).1), [1, 2, 3]);
     }
 
     #[test]
@@ -134,7 +128,7 @@ mod tests {
             figures.push(frame(number));
         }
         let newest = FRAMES_MAX as u64 + 5;
-        assert_eq!(figures.newest(usize::MAX).len(), FRAMES_MAX);
+        assert_eq!(figures.newest(usize::MAX).1.len(), FRAMES_MAX);
         for (after, first) in [(0, 6), (5, 6), (6, 7), (newest - 1, newest)] {
             let frames = figures.after(after);
             assert_eq!(frames[0].0, first);
@@ -146,29 +140,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_learns_of_the_next_frame() {
-        let figures = HostFigures::default();
-        let mut newest = figures.watch();
-        assert_eq!(*newest.borrow_and_update(), 0);
-        let told = async {
-            newest.changed().await.expect("the figures are there");
-            *newest.borrow_and_update()
-        };
-        let ((), number) = tokio::join!(async { figures.push(frame(1)) }, told);
-        assert_eq!(number, 1);
-        assert!(!newest.has_changed().expect("the figures are there"));
-    }
-
-    #[tokio::test]
     async fn frames_are_taken_until_the_end() {
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let figures = HostFigures::start(&tracker, shutdown.clone(), Clock);
-        let mut newest = figures.watch();
         let since = Clock.now();
-        while *newest.borrow_and_update() < 2 {
-            newest.changed().await.expect("the figures are there");
+        while figures.newest(0).0 < 2 {
+            tokio::time::sleep(PERIOD / 10).await;
         }
-        let frames = figures.newest(2);
+        let (_, frames) = figures.newest(2);
         assert!(frames[0].timestamp() < frames[1].timestamp());
         assert!(frames[0].timestamp() > crate::catalog::time_text(since).as_str());
         tracker.close();

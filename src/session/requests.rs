@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::import::{self, Import};
-use super::work::Reader;
 use super::{
-    AskTicket, Body, Question, Read, Session, SessionContext, SessionLimits, Work, WriteTicket, boxed, known_table,
+    AskTicket, Body, Question, Read, Reader, Session, SessionContext, SessionLimits, Work, WriteTicket, Writes, boxed,
+    known_table,
 };
 use crate::catalog::{Answer, Plan, Reply, RowReport, SubscribePlan};
 use crate::change::{Key, Table};
 use crate::matcher::{self, Filter};
 use crate::proto;
-use crate::session::Writes;
 use crate::source::SourceError;
 use crate::store::{PageBudget, Query, QueryResult, Unit, UnitResult};
 use crate::wire::ServerMessage;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{missing, table};
 use crate::catalog::plan::{Answer, Reply, inserted};
 use crate::catalog::{Arrival, Plan, ids, policy, time};
-use crate::change::{Cause, Document, Table};
+use crate::change::{Cause, Document, Key, Table};
 use crate::proto::request::Command;
 use crate::proto::{JobRunState, RequestSetJob, ResponseNewJob, response};
 use crate::store::{Guard, IfMissing, IfPresent, Mutation, Query, QueryResult};
@@ -60,7 +60,7 @@ fn cancel(id: Uuid, arrival: &Arrival) -> Plan {
         let job = row.document.members().unwrap_or_default();
         if job.get("run_state").and_then(Value::as_str) == Some("cancelled") {
             // What is left of its work where that has failed in the middle.
-            return Answer::reply(Reply::Go(Box::new(super::delete::empty_frontier(id, Reply::DONE))));
+            return Answer::reply(Reply::go(super::delete::empty_frontier(id, Reply::DONE)));
         }
         let started_at = job.get("started_at").and_then(time::milliseconds);
         let duration = started_at.map(|started_at| (now.0 as f64 - started_at) / 1000.0);
@@ -78,10 +78,7 @@ fn cancel(id: Uuid, arrival: &Arrival) -> Plan {
             cause: Cause::Write,
         };
         let emptied = super::delete::empty_frontier(id, Reply::DONE);
-        Answer::reply(Reply::Go(Box::new(Plan::Write {
-            mutations: vec![mutation],
-            reply: Reply::Go(Box::new(emptied)),
-        })))
+        Answer::reply(Reply::go(Plan::Write { mutations: vec![mutation], reply: Reply::go(emptied) }))
     };
     Plan::Read { query: Query::Get { table: table(), key: ids::key(id) }, answer: Box::new(answer) }
 }
@@ -112,7 +109,7 @@ fn create(request: RequestSetJob, arrival: &Arrival) -> Result<Plan, String> {
         return Ok(Plan::Ask(Box::new(Command::SetJob(request))));
     }
     if seeds.len() > SEEDS_MAX {
-        return Err(format!("A job has {SEEDS_MAX} seeds at most."));
+        return Err(format!("A job has {SEEDS_MAX} seeds at most: make several jobs."));
     }
     let job = NewJob { name, tags: stripped(&request.tags), seeds, arrival: *arrival };
     let answer = move |result: QueryResult| match result.rows.into_iter().next() {
@@ -128,17 +125,17 @@ impl NewJob {
     fn with_policy(self, mut policy: Map<String, Value>) -> Reply {
         let solver_id = match policy.remove("captcha_solver_id") {
             Some(Value::String(id)) => id,
-            _ => return Reply::Go(Box::new(self.written(policy))),
+            _ => return Reply::go(self.written(policy)),
         };
         let answer = move |result: QueryResult| match result.rows.into_iter().next() {
-            None => Answer::error("The CAPTCHA solver of the policy does not exist."),
+            None => Answer::error("The CAPTCHA solver of the policy does not exist: choose another one there."),
             Some(row) => {
                 policy.insert("captcha_solver".to_owned(), Value::Object(row.document.members().unwrap_or_default()));
-                Answer::reply(Reply::Go(Box::new(self.written(policy))))
+                Answer::reply(Reply::go(self.written(policy)))
             }
         };
-        let query = Query::Get { table: Table::new("captcha_solver"), key: crate::change::Key::text(&solver_id) };
-        Reply::Go(Box::new(Plan::Read { query, answer: Box::new(answer) }))
+        let query = Query::Get { table: Table::new("captcha_solver"), key: Key::text(&solver_id) };
+        Reply::go(Plan::Read { query, answer: Box::new(answer) })
     }
 
     /// What is to be downloaded first, then the job: whoever sees the job finds its work.
@@ -222,7 +219,7 @@ mod tests {
             set(RequestSetJob { policy_id, seeds, ..RequestSetJob::default() }, &arrival)
         };
         assert!(matches!(created(SEEDS_MAX, arrival), Ok(Plan::Read { .. })));
-        assert_eq!(created(SEEDS_MAX + 1, arrival).unwrap_err(), "A job has 25000 seeds at most.");
+        assert_eq!(created(SEEDS_MAX + 1, arrival).unwrap_err(), "A job has 25000 seeds at most: make several jobs.");
         // A crawler knows for itself what it can take.
         let arrival = Arrival { has_crawler: true, ..arrival };
         assert!(matches!(created(SEEDS_MAX + 1, arrival), Ok(Plan::Ask(_))));

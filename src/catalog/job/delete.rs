@@ -30,10 +30,9 @@ pub(in crate::catalog) fn delete(request: &RequestDeleteJob) -> Result<Plan, Str
         None => Answer::error(missing(id)),
         Some(row) if !is_finished(&row.document) => Answer::error(NOT_FINISHED),
         Some(_) => {
-            let frontier = empty_frontier(id, Reply::Go(Box::new(delete_row(id))));
-            let responses =
-                delete_all(Table::new(response::NAME), &response::JOB_SYNC, id, Reply::Go(Box::new(frontier)));
-            Answer::reply(Reply::Go(Box::new(responses)))
+            let frontier = empty_frontier(id, Reply::go(delete_row(id)));
+            let responses = delete_all(Table::new(response::NAME), &response::JOB_SYNC, id, Reply::go(frontier));
+            Answer::reply(Reply::go(responses))
         }
     };
     Ok(Plan::Read { query: Query::Get { table: table(), key: ids::key(id) }, answer: Box::new(answer) })
@@ -72,10 +71,9 @@ fn delete_all(table: Table, index: &'static Index, job_id: Uuid, then: Reply) ->
         if result.rows.is_empty() {
             return Answer::reply(then);
         }
-        let reply =
-            if result.is_complete { then } else { Reply::Go(Box::new(delete_all(table.clone(), index, job_id, then))) };
+        let reply = if result.is_complete { then } else { Reply::go(delete_all(table.clone(), index, job_id, then)) };
         let mutations = result.rows.into_iter().map(|row| Mutation::delete(table.clone(), row.key)).collect();
-        Answer::reply(Reply::Go(Box::new(Plan::Write { mutations, reply })))
+        Answer::reply(Reply::go(Plan::Write { mutations, reply }))
     };
     Plan::Read { query: Query::Range(range), answer: Box::new(answer) }
 }

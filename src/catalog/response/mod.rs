@@ -115,7 +115,7 @@ impl Found {
         let body_ids = self.responses.iter().filter_map(|response| response.body_id.as_ref());
         let keys: Vec<Key> = body_ids.filter(|key| known.insert(*key)).cloned().collect();
         if keys.is_empty() {
-            return Reply::Go(Box::new(Plan::Compute(Box::new(move || finish(self, Bodies::none())))));
+            return Reply::go(Plan::Compute(Box::new(move || finish(self, Bodies::none()))));
         }
         let query = Query::Rows { table: body::table(), keys: keys.clone(), bytes };
         let answer = move |result: QueryResult| {
@@ -124,9 +124,9 @@ impl Found {
                 let Answer { reply, problems: others } = finish(self, bodies);
                 Answer { reply, problems: problems.into_iter().chain(others).collect() }
             };
-            Answer::reply(Reply::Go(Box::new(Plan::Compute(Box::new(compute)))))
+            Answer::reply(Reply::go(Plan::Compute(Box::new(compute))))
         };
-        Reply::Go(Box::new(Plan::Read { query, answer: Box::new(answer) }))
+        Reply::go(Plan::Read { query, answer: Box::new(answer) })
     }
 
     /// The items as a client gets them: as many as have room. One has room whatever comes of it; with others, there are at most
@@ -210,7 +210,7 @@ fn read(members: &mut Reader<'_, '_>) -> CrawlResponse {
 }
 
 /// Names and values in turn.
-fn headers(value: &Value) -> Kind<Vec<Header>> {
+pub(super) fn headers(value: &Value) -> Kind<Vec<Header>> {
     const EXPECTED: &str = "must be a list of names and values in turn";
     let texts: Vec<&str> =
         value.as_array().and_then(|list| list.iter().map(Value::as_str).collect()).ok_or(EXPECTED)?;

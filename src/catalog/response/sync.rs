@@ -55,7 +55,7 @@ pub(in crate::catalog) fn subscribe(request: &RequestSubscribeJobSync) -> Result
     let plan = JobSyncPlan { job_id, after, compression_ok: request.compression_ok() };
     let answer = move |result: QueryResult| match result.rows.first() {
         None => Answer::error(job::missing(job_id)),
-        Some(_) => Answer::reply(Reply::Go(Box::new(Plan::Stream(StreamPlan::JobSync(plan))))),
+        Some(_) => Answer::reply(Reply::go(Plan::Stream(StreamPlan::JobSync(plan)))),
     };
     Ok(Plan::Read { query: job_row(job_id), answer: Box::new(answer) })
 }
@@ -110,7 +110,7 @@ pub fn look(plan: JobSyncPlan, budget: PageBudget) -> Plan {
             Some(row) if job::is_finished(&row.document) => JobStanding::Finished,
             Some(_) => JobStanding::Unfinished,
         };
-        Answer::reply(Reply::Go(Box::new(read_items(plan, budget, standing))))
+        Answer::reply(Reply::go(read_items(plan, budget, standing)))
     };
     Plan::Read { query: job_row(plan.job_id), answer: Box::new(answer) }
 }

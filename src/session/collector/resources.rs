@@ -43,10 +43,8 @@ pub(in crate::session) struct Resources {
 impl Resources {
     /// Begins with the newest frames, as many as `history` allows.
     pub(in crate::session) fn new(figures: Arc<HostFigures>, history: usize) -> Self {
-        let kept = figures.after(0);
-        let taken = kept.last().map_or(0, |(number, _)| *number);
-        let skipped = kept.len().saturating_sub(history);
-        let frames = kept.into_iter().skip(skipped).map(|(_, frame)| frame).collect();
+        let (taken, frames) = figures.newest(history);
+        let frames = frames.into();
         Self { figures, taken, frames, running: BTreeMap::new(), is_ready: false, patient_until_ms: None, due_ms: 0 }
     }
 

@@ -88,7 +88,7 @@ fn the_solver_of_the_policy_goes_into_the_job() {
     let Some(server) = backend::server(&[]) else { return };
     let mut client = RawClient::connect(&server.address);
     put(&mut client, "policy", &[with(policy(7, "News"), json!({"captcha_solver_id": uuid(8).to_string()}))]);
-    let no_solver = "The CAPTCHA solver of the policy does not exist.";
+    let no_solver = "The CAPTCHA solver of the policy does not exist: choose another one there.";
     assert_eq!(client.refusal(set_job(request(&["https://news.example/"]))), no_solver);
     assert_eq!(rows(&mut client, "job"), [] as [Value; 0]);
     put(&mut client, "captcha_solver", &[solver(8, "Solver"), solver(9, "Other")]);
