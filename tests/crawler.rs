@@ -283,3 +283,31 @@ async fn an_answer_that_is_too_large_is_refused_and_one_that_just_fits_is_not() 
     let start = format!("The answer of the crawler at {address} has more than {} bytes.", fits.message_bytes);
     assert!(text.starts_with(&start) && text.contains("crawler_message_bytes"), "{text}");
 }
+
+/// Answers the one request of a connection, and ends it.
+async fn answer(mut socket: Socket) {
+    let asked = request(&mut socket).await;
+    say(&mut socket, success(asked.request_id, None)).await;
+    goodbye(socket).await;
+}
+
+#[tokio::test]
+async fn only_so_many_commands_are_under_way() {
+    for commands in [1, 2] {
+        let (listener, crawler, _) = place(CrawlerLimits { commands, ..LIMITS }).await;
+        let part = async {
+            let first = accept(&listener).await;
+            if commands == 1 {
+                assert!(tokio::time::timeout(SHORT, listener.accept()).await.is_err(), "the second one has to wait");
+                answer(first).await;
+                answer(accept(&listener).await).await;
+            } else {
+                let second = accept(&listener).await;
+                answer(second).await;
+                answer(first).await;
+            }
+        };
+        let (one, other, ()) = tokio::join!(crawler.ask(command()), crawler.ask(command()), part);
+        assert_eq!((one, other), (Ok(None), Ok(None)));
+    }
+}
