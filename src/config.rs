@@ -15,6 +15,7 @@ use crate::source::rethinkdb::{RethinkDbLimits, RethinkDbOptions};
 use crate::store::{PageBudget, Retention, WriterLimits};
 use crate::subscription::SubscriptionLimits;
 use crate::transport::http::{HttpLimits, OriginPolicy};
+use crate::transport::socket::SocketLimits;
 use crate::transport::websocket::WebSocketLimits;
 
 /// Why there is no configuration.
@@ -126,6 +127,12 @@ limits! {
     head_bytes = 16_384;
     /// Bytes of a message from a client; a larger one closes the connection with 1009.
     message_bytes = 1_048_576;
+    /// Frames in which a message from a client may come; more close the connection with 1008.
+    message_fragments = 1_024;
+    /// Seconds that a message from a client may take to come; then the connection is closed with 1008.
+    message_seconds = 30;
+    /// Pings and pongs of a client in a second, and five times as many at once; more close the connection with 1008.
+    pings_per_second = 20;
     /// Requests of a connection that may wait or run; the client is not read from while there are as many.
     requests_in_flight = 128;
     /// Bytes of requests of a connection that may wait or run; the client is not read from while there are more.
@@ -164,7 +171,7 @@ limits! {
     ping_seconds = 20;
     /// Seconds that a client may take nothing while there is something for it; then it is closed with 4001.
     stall_seconds = 600;
-    /// Seconds that a client has to answer a close frame.
+    /// Seconds that a client has to leave after a close frame or a refusal.
     close_seconds = 2;
     /// Seconds that a shutdown may take.
     shutdown_seconds = 10;
@@ -221,13 +228,16 @@ impl Limits {
 
     /// Bounds of WebSocket connections.
     pub fn websocket(&self) -> WebSocketLimits {
-        WebSocketLimits {
+        let socket = SocketLimits {
             message_bytes: size(self.message_bytes),
-            outbox_bytes: size(self.outbox_bytes),
+            message_fragments: self.message_fragments,
+            message_timeout: Duration::from_secs(self.message_seconds),
+            pings_per_second: self.pings_per_second,
             ping_interval: Duration::from_secs(self.ping_seconds),
             stall_timeout: Duration::from_secs(self.stall_seconds),
             close_timeout: Duration::from_secs(self.close_seconds),
-        }
+        };
+        WebSocketLimits { socket, outbox_bytes: size(self.outbox_bytes) }
     }
 
     /// Bounds of sessions.

@@ -118,6 +118,17 @@ mod tests {
         }
     }
 
+    /// A copy must not drift from its source, nor a file from what is imported of it.
+    #[test]
+    fn numbers_are_read_as_the_nearest_double_and_written_so_that_they_are_read_again() {
+        let long = format!("{}0", "6".repeat(96));
+        for (text, number) in [(&*long, 6.666_666_666_666_666_5e96), ("9007199254740993.5", 9_007_199_254_740_994.0)] {
+            let value = read(text.as_bytes()).expect("a number");
+            assert_eq!(value.as_f64(), Some(number), "{text}");
+            assert_eq!(read(value.to_string().as_bytes()).expect("a number"), value, "{text}");
+        }
+    }
+
     #[test]
     fn binary_data_are_read_as_they_are_written() {
         let value = binary(&[0, 255]);

@@ -59,11 +59,29 @@ pub enum PlantedBug {
     WaitingSubscribersAreForgotten,
     /// What changes while a table is read again is taken for a part of what was there.
     RereadForgetsNewRows,
+    /// A new row does not get into the indexes of its table.
+    IndexForgetsNewRows,
+    /// Who reads on in an index gets what it had last once more.
+    RangeRepeatsWhereItStarts,
+    /// What happens while a sync looks for items does not make it look again.
+    WakeDuringALookIsForgotten,
+    /// A sync of a finished job ends with the first page of what is left.
+    JobEndsBeforeItsItems,
+    /// Of a batch of changes, only the first one wakes those who read by themselves.
+    BellRingsForTheFirstChangeOnly,
+    /// Job status does not tell that a job is gone.
+    StatusForgetsDeletions,
+    /// That a subscription is level with its feed is seen under the lock, and made so under another one.
+    LiveIsDecidedUnlocked,
+    /// A connection is woken before that is in its outbox for which it is woken.
+    WakesBeforeThereIsSomething,
+    /// Who begins to wait for changes of rows is not told of those that came just before.
+    BellsBeginSilent,
 }
 
 impl PlantedBug {
-    /// All of them.
-    pub const ALL: [Self; 28] = [
+    /// All that show where one thing happens after the other.
+    pub const ALL: [Self; 34] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -92,7 +110,17 @@ impl PlantedBug {
         Self::SourceErrorsAreIgnored,
         Self::WaitingSubscribersAreForgotten,
         Self::RereadForgetsNewRows,
+        Self::IndexForgetsNewRows,
+        Self::RangeRepeatsWhereItStarts,
+        Self::WakeDuringALookIsForgotten,
+        Self::JobEndsBeforeItsItems,
+        Self::BellRingsForTheFirstChangeOnly,
+        Self::StatusForgetsDeletions,
     ];
+
+    /// Those that show only where two things happen at the same time.
+    pub const RACES: [Self; 3] =
+        [Self::LiveIsDecidedUnlocked, Self::WakesBeforeThereIsSomething, Self::BellsBeginSilent];
 
     /// Whether this bug is switched on in this thread.
     #[cfg(not(feature = "planted-bugs"))]
@@ -104,7 +132,13 @@ impl PlantedBug {
     /// Whether this bug is switched on in this thread.
     #[cfg(feature = "planted-bugs")]
     pub(crate) fn is_planted(self) -> bool {
-        PLANTED.get() == Some(self)
+        let is_planted = PLANTED.get() == Some(self);
+        if is_planted && !std::thread::panicking() {
+            // Some let the core go round in circles; nobody else could end that.
+            let left = TIMES_LEFT.get().checked_sub(1);
+            TIMES_LEFT.set(left.unwrap_or_else(|| panic!("{self:?} keeps the core busy for ever")));
+        }
+        is_planted
     }
 
     /// Runs `work` with `bug`, or none, switched on in this thread.
@@ -117,11 +151,18 @@ impl PlantedBug {
             }
         }
         let _restore = Restore(PLANTED.replace(bug));
+        TIMES_LEFT.set(TIMES_MAX);
         work()
     }
 }
 
+/// More than any schedule comes by the place of a bug.
+#[cfg(feature = "planted-bugs")]
+const TIMES_MAX: u32 = 1_000_000;
+
 #[cfg(feature = "planted-bugs")]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<PlantedBug>> = const { std::cell::Cell::new(None) };
+    /// How often its bug may still be come by.
+    static TIMES_LEFT: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }

@@ -376,6 +376,8 @@ impl Guest {
     async fn refuse(&self, mut stream: TcpStream, refusal: Refusal) {
         let body = format!("{}\n", refusal.text);
         self.respond(&mut stream, refusal.status, "text/plain; charset=utf-8", &body, true).await;
+        // It may have sent more than what was read to refuse it.
+        http::read_out(&mut stream, self.connection.limits.socket.close_timeout).await;
     }
 
     async fn page(&self, mut stream: TcpStream, path: &str, with_body: bool) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use starfeed::planted::PlantedBug;
 use starfeed::wire::{CloseReason, Retry};
 
 const FILE_LINES_MAX: usize = 600;
@@ -142,5 +143,13 @@ fn the_readme_names_every_limit_with_its_default() {
     for (key, default) in starfeed::config::Limits::default().entries() {
         let row = format!("| `{key}` | {default} |");
         assert!(readme.contains(&row), "README.md lacks the row: {row}");
+    }
+}
+
+#[test]
+fn the_document_on_reliability_names_every_planted_bug() {
+    let document = read(&root().join("docs/reliability.md"));
+    for bug in PlantedBug::ALL.into_iter().chain(PlantedBug::RACES) {
+        assert!(document.contains(&format!("`{bug:?}`")), "docs/reliability.md lacks {bug:?}");
     }
 }

@@ -6,6 +6,8 @@
 mod captcha_solver;
 mod command;
 mod crawler_rows;
+#[cfg(feature = "test-doors")]
+pub mod doors;
 mod domain_login;
 mod fields;
 mod ids;

@@ -214,6 +214,17 @@ fn batches(rows: &[Row]) -> impl Iterator<Item = Batch> {
     })
 }
 
+/// What is made of a file, for tests.
+#[cfg(feature = "test-doors")]
+pub(super) fn imported_file(content: &Bytes) -> super::doors::ImportedFile {
+    let CheckedFile { rows, errors } = check(content);
+    super::doors::ImportedFile {
+        batches: batches(&rows).map(|batch| (batch.first_line, batch.rows)).collect(),
+        rows: rows.into_iter().map(|row| (row.line, row.document)).collect(),
+        errors: errors.count,
+    }
+}
+
 /// What is wrong with which line: how often, and the first of them.
 #[derive(Debug, Default, PartialEq)]
 struct LineErrors {

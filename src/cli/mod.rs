@@ -1,6 +1,8 @@
 //! The command line: `serve` runs the server, the other commands are clients of a running one.
 
 mod bench;
+#[cfg(feature = "test-doors")]
+pub mod doors;
 mod export;
 mod import;
 mod init;

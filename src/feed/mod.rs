@@ -9,13 +9,14 @@ mod catch_up;
 mod outbox;
 mod published;
 mod source_state;
+pub(crate) mod sync;
 mod views;
 mod window;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bells::Bells;
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
@@ -23,6 +24,7 @@ pub use outbox::{Delivery, Outbox, Outlet, Waiting};
 pub use published::{Piece, Published, ViewChange};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
+use sync::{Mutex, MutexGuard};
 use views::{GoneLive, Live, ViewId, Views};
 use window::Window;
 
@@ -124,6 +126,10 @@ impl Feed {
         let handed_over = Seq(self.handed_over.load(Ordering::Acquire));
         let mut state = self.lock();
         if after >= state.window.head() || PlantedBug::LiveBeforeCaughtUp.is_planted() {
+            if PlantedBug::LiveIsDecidedUnlocked.is_planted() {
+                drop(state);
+                state = self.lock();
+            }
             let live = Live { outbox: Arc::clone(outbox), after };
             if state.views.go_live(ids.0, ids.1, live, standing, handed_over) == GoneLive::Diverged {
                 self.metrics.divergences.inc();

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use super::sync::{Mutex, MutexGuard};
 use super::{SourceState, SubscriptionId, ViewChange};
 use crate::change::Seq;
 use crate::planted::PlantedBug;
@@ -118,6 +119,9 @@ impl Outbox {
 
     /// Hands over the changes of `batch` that follow `after`, as many as fit.
     pub(super) fn push(&self, subscription: SubscriptionId, after: Seq, batch: &[Arc<ViewChange>]) -> Pushed {
+        if PlantedBug::WakesBeforeThereIsSomething.is_planted() {
+            self.outlet.ready();
+        }
         let mut state = self.lock();
         let was_empty = state.queue.is_empty();
         let before = state.bytes;
@@ -146,7 +150,7 @@ impl Outbox {
         self.waiting.add(state.bytes - before);
         let is_ready = was_empty && !state.queue.is_empty();
         drop(state);
-        if is_ready {
+        if is_ready && !PlantedBug::WakesBeforeThereIsSomething.is_planted() {
             self.outlet.ready();
         }
         pushed

@@ -16,7 +16,7 @@ use crate::subscription::{self, Listing, Subject};
 use crate::wire::{End, Event, News, ResetReason, ServerMessage, StateKind};
 
 /// Taken from the outbox at a time: enough for one write to the socket.
-const TAKEN_BYTES: usize = 64 * 1024;
+const TAKEN_BYTES: usize = 16 * 1024;
 
 /// A page may have so much even where nothing more may wait: subscriptions that are behind must come on.
 const PAGE_BYTES_MIN: usize = 4 * 1024;
@@ -377,6 +377,7 @@ impl Followers {
             }
             Advance::Replay(replay) => {
                 let page = replay.page(&self.metrics);
+                debug_assert_ne!(page.cursor, Cursor::After(after), "a page that brings nobody on, for ever");
                 self.page = Some(OpenPage::new(subscription_id, page, self.outbox.waiting()));
             }
             Advance::ReadLog => {

@@ -266,10 +266,10 @@ impl Session {
                 Ok(self.write(mutations, PendingWrite { request_id, size, reply, result: None }))
             }
             Plan::ImportRows(request) => {
-                let staged = self.stage(&request);
-                let unit = self.import.take().map_or_else(|| Ok(Unit::new()), Import::into_unit);
-                staged?;
-                Ok(self.write(unit?, PendingWrite { request_id, size, reply: WriteReply::Import, result: None }))
+                // What cannot be staged because of its table leaves the import of another one as it is.
+                self.stage(&request)?;
+                let unit = self.import.take().map_or_else(|| Ok(Unit::new()), Import::into_unit)?;
+                Ok(self.write(unit, PendingWrite { request_id, size, reply: WriteReply::Import, result: None }))
             }
             Plan::Subscribe(plan) => {
                 let table = plan.form.table().is_none().then(|| plan.table.clone());

@@ -2,6 +2,8 @@
 
 use tokio::sync::watch;
 
+use crate::planted::PlantedBug;
+
 /// Tells when something in a part of an index may have changed.
 ///
 /// Whoever waits, reads, waits again, and so on, misses nothing, and reads once at least for any number of changes.
@@ -13,7 +15,7 @@ pub struct Changes {
 impl Changes {
     /// Whoever holds the other end sends whether changes are noticed, and sends it again whenever there are some.
     pub(crate) fn of(mut is_open: watch::Receiver<bool>) -> Self {
-        if *is_open.borrow() {
+        if *is_open.borrow() && !PlantedBug::BellsBeginSilent.is_planted() {
             is_open.mark_changed();
         }
         Self { is_open }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::layout::{self, INDEX_ENTRIES, IndexRecord, ROWS};
 use super::{Index, RangeStart, StoreError, TableIndexes};
 use crate::change::{Change, Document, Key};
+use crate::planted::PlantedBug;
 
 /// The table of all entries.
 pub(super) type EntryTable<'a> = redb::Table<'a, (u32, u32, &'static [u8]), u32>;
@@ -56,7 +57,8 @@ pub(super) fn follow(
         if let Some(old) = old {
             entries.remove((number, index, old.as_slice()))?;
         }
-        if let Some(new) = new {
+        let is_forgotten = PlantedBug::IndexForgetsNewRows.is_planted() && change.old.is_none();
+        if let Some(new) = new.filter(|_| !is_forgotten) {
             let checksum = layout::entry_checksum(number, index, &new);
             entries.insert((number, index, new.as_slice()), checksum)?;
         }
@@ -134,7 +136,7 @@ pub(super) fn span(index: &Index, prefix: &[Value], start: &RangeStart) -> Optio
         }
         RangeStart::After(value) => {
             IndexValue::held(value)?.write_to(&mut place);
-            after_all(&place)
+            if PlantedBug::RangeRepeatsWhereItStarts.is_planted() { place } else { after_all(&place) }
         }
     };
     Some((begin, end))

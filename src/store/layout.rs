@@ -154,6 +154,12 @@ pub(super) fn entry_checksum(number: u32, index: u32, place: &[u8]) -> u32 {
     checksum(&[number.to_be_bytes(), index.to_be_bytes()].concat(), place)
 }
 
+/// Any content as if it were a [`LogRecord`].
+#[cfg(feature = "test-doors")]
+pub(super) fn sealed_change(number: u32, seq: Seq, content: &[u8]) -> Vec<u8> {
+    sealed(&log_place(number, seq), content)
+}
+
 const WRONG_CHECKSUM: &str = "its checksum is wrong";
 
 fn row_place(number: u32, key: &[u8]) -> Vec<u8> {

@@ -5,6 +5,8 @@
 //! a fault leaves that open, the changes that turn out to be on disk come first with the next commit.
 
 mod disk;
+#[cfg(feature = "test-doors")]
+pub mod doors;
 mod index;
 mod layout;
 mod mutation;

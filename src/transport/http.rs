@@ -190,9 +190,15 @@ fn parse(head: &[u8], origins: &OriginPolicy) -> Result<Asked, Refusal> {
         return Err(refusal(Status::UpgradeRequired, "WebSocket version 13 is spoken here"));
     }
     match headers.get("sec-websocket-key") {
-        Some(key) if key.len() == 24 && key.ends_with(b"==") => Ok(Asked::Upgrade { accept: derive_accept_key(key) }),
+        Some(key) if is_key(key) => Ok(Asked::Upgrade { accept: derive_accept_key(key) }),
         _ => Err(refusal(Status::BadRequest, "Sec-WebSocket-Key must be 16 bytes in base64")),
     }
+}
+
+/// Whether `key` is 16 bytes in base64.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==").is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 struct Headers<'a>(&'a [httparse::Header<'a>]);
@@ -220,14 +226,15 @@ fn check_origin(headers: &Headers<'_>, origins: &OriginPolicy) -> Result<(), Ref
     let OriginPolicy::LoopbackAnd(listed) = origins else {
         return Ok(());
     };
-    let host = headers.get("host").and_then(|host| std::str::from_utf8(host).ok());
-    if host.is_some_and(|host| !is_loopback(host)) {
+    // What cannot be read is not of this machine.
+    let text = |name| headers.get(name).map(|value| std::str::from_utf8(value).unwrap_or_default());
+    if text("host").is_some_and(|host| !is_loopback(host)) {
         return Err(Refusal {
             status: Status::Forbidden,
             text: "this Host is not of this machine: ask for 127.0.0.1 or localhost, or start with --behind-proxy",
         });
     }
-    let Some(origin) = headers.get("origin").and_then(|origin| std::str::from_utf8(origin).ok()) else {
+    let Some(origin) = text("origin") else {
         return Ok(());
     };
     let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
@@ -276,6 +283,13 @@ pub async fn respond(
         stream.write_all(body.as_bytes()).await?;
     }
     stream.shutdown().await
+}
+
+/// Reads on until the peer has left: a socket closed with bytes unread would reset the connection, and the peer might never
+/// see the answer.
+pub async fn read_out(stream: &mut (impl AsyncRead + Unpin), timeout: Duration) {
+    let mut rest = [0; 1024];
+    let _ = tokio::time::timeout(timeout, async { while let Ok(1..) = stream.read(&mut rest).await {} }).await;
 }
 
 #[cfg(test)]

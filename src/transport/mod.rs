@@ -1,7 +1,10 @@
 //! Adapters between sockets and sessions. Nothing below here knows a socket.
 
+mod allowance;
 mod counted;
+mod frames;
 pub mod http;
+pub mod socket;
 pub mod websocket;
 
 use std::sync::Arc;
@@ -31,3 +34,6 @@ impl Outlet for WakeTask {
         self.0.notify_one();
     }
 }
+
+#[cfg(test)]
+mod concurrency;

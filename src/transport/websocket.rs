@@ -5,24 +5,19 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::WakeTask;
-use super::counted::CountedStream;
+use super::socket::{ClientSocket, FromSocket, Gone, SocketLimits};
 use crate::catalog::Arrival;
 use crate::clock::Clock;
 use crate::crawler::Crawler;
@@ -38,16 +33,10 @@ use crate::wire::{self, CloseReason, ServerMessage};
 /// Bounds of a WebSocket connection.
 #[derive(Clone, Copy, Debug)]
 pub struct WebSocketLimits {
-    /// Bytes of a message from the client.
-    pub message_bytes: usize,
+    /// Bounds of its socket.
+    pub socket: SocketLimits,
     /// Bytes of changes that wait for the connection; a subscription that does not fit falls behind.
     pub outbox_bytes: usize,
-    /// A ping is sent this often; no sign of life for twice as long ends the connection.
-    pub ping_interval: Duration,
-    /// A client that takes nothing for so long, though there is something for it, is let go.
-    pub stall_timeout: Duration,
-    /// How long the client has to answer a close frame.
-    pub close_timeout: Duration,
 }
 
 /// What all connections share.
@@ -71,46 +60,24 @@ pub struct ConnectionContext {
     pub shutdown: CancellationToken,
 }
 
-/// Written to the socket in one go; more waits in the outbox, where it is bounded and counted.
-const WRITE_BYTES: usize = 64 * 1024;
-
-/// Read from the socket in one go. It is allocated for each connection, idle or not.
-const READ_BYTES: usize = 1024;
-
-type Socket = WebSocketStream<CountedStream>;
-
-/// Pings whose answers may wait for a client that does not read; then it is not read from either.
-const WAITING_PONGS_MAX: usize = 64;
+/// Written to the socket in one go; more waits in the outbox, where it is bounded and counted, and shared with others. What a
+/// connection once needed for that it keeps, so it is also what a client costs that does not read.
+const WRITE_BYTES: usize = 16 * 1024;
 
 /// Serves one client until it leaves, misbehaves, or the server stops. `already_read` came behind the handshake.
 pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BYTES)
-        // The loop flushes; until then everything is gathered.
-        .write_buffer_size(usize::MAX / 2)
-        .max_write_buffer_size(usize::MAX)
-        .max_message_size(Some(context.limits.message_bytes))
-        .max_frame_size(Some(context.limits.message_bytes));
     let peer = stream.peer_addr().map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string());
-    let socket =
-        WebSocketStream::from_partially_read(CountedStream::new(stream), already_read, Role::Server, Some(config))
-            .await;
+    let socket = ClientSocket::open(stream, already_read, context.limits.socket).await;
     let wake = WakeTask::new();
     let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&wake) as _);
     let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, peer, outbox);
-    let now = Instant::now();
     let mut connection = Connection {
         socket,
         session,
         running: FuturesUnordered::new(),
         unanswered: 0,
         wake,
-        is_unflushed: false,
-        waiting_pongs: 0,
-        heard_at: now,
-        pinged_at: now,
-        progress: (0, now),
-        began: now,
+        began: Instant::now(),
         context,
     };
     let Some(reason) = connection.run().await else {
@@ -118,28 +85,23 @@ pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<Connec
     };
     connection.context.session.metrics.closed.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
     if reason == CloseReason::ShuttingDown {
-        let timeout = connection.context.limits.close_timeout;
+        let timeout = connection.context.limits.socket.close_timeout;
         // A client that takes nothing is not waited for; then there is nobody to answer.
         let _ = tokio::time::timeout(timeout, connection.answer_what_was_begun()).await;
     }
-    connection.close(reason).await;
+    let Connection { socket, session, .. } = connection;
+    // Subscriptions end first: nobody hands over changes to a connection that ends.
+    drop(session);
+    socket.close(reason).await;
 }
 
 struct Connection {
-    socket: Socket,
+    socket: ClientSocket,
     session: Session,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     /// What of it somebody waits for; the rest only holds other requests up.
     unanswered: usize,
     wake: Arc<WakeTask>,
-    /// Messages were gathered, and the socket has not taken all of them.
-    is_unflushed: bool,
-    /// Pings answered since the socket last took everything.
-    waiting_pongs: usize,
-    heard_at: Instant,
-    pinged_at: Instant,
-    /// What the socket had taken when it was last seen to take something, and when that was.
-    progress: (u64, Instant),
     /// The session's clock counts from here.
     began: Instant,
     context: Arc<ConnectionContext>,
@@ -172,15 +134,9 @@ impl Watched {
     }
 }
 
-enum FromSocket {
-    Flushed(Result<(), WsError>),
-    Message(Option<Result<Message, WsError>>),
-}
-
 impl Connection {
     /// Runs until the end; `None` when the client has left, so that there is nobody to tell a reason.
     async fn run(&mut self) -> Option<CloseReason> {
-        let mut watch = watch_timer(&self.context.limits);
         // Waited for by one future for the whole connection: each new one would take a lock that all connections share.
         let mut shutdown = pin!(self.context.shutdown.clone().cancelled_owned());
         let wake = Arc::clone(&self.wake);
@@ -190,40 +146,33 @@ impl Connection {
                 return None;
             }
             let due = self.session.due_ms().map(|due_ms| self.began + Duration::from_millis(due_ms));
-            let may_read = !self.session.is_saturated() && self.waiting_pongs < WAITING_PONGS_MAX;
+            let may_read = !self.session.is_saturated();
+            let is_unflushed = self.socket.is_unflushed();
             // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
             // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Some(CloseReason::ShuttingDown),
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
-                () = wake.woken(), if !self.is_unflushed => {}
-                event = from_socket(&mut self.socket, self.is_unflushed, may_read) => match event {
-                    FromSocket::Flushed(Ok(())) => {
-                        self.is_unflushed = false;
-                        self.waiting_pongs = 0;
-                    }
-                    FromSocket::Flushed(Err(_)) | FromSocket::Message(None) => return None,
-                    FromSocket::Message(Some(message)) => {
-                        self.heard_at = Instant::now();
-                        if let Err(end) = self.receive(message) {
-                            return end;
+                () = wake.woken(), if !is_unflushed => {}
+                event = self.socket.next(may_read) => match event {
+                    FromSocket::Flushed => {}
+                    FromSocket::Binary(bytes) => {
+                        if let Err(reason) = self.receive(bytes) {
+                            return Some(reason);
                         }
                     }
+                    FromSocket::Text(_) => return Some(CloseReason::WrongFrameType),
+                    FromSocket::End(reason) => return reason,
                 },
-                () = until(due), if !self.is_unflushed => {}
-                _ = watch.tick() => {
-                    if let Some(reason) = self.check_alive() {
-                        return Some(reason);
-                    }
-                }
+                () = until(due), if !is_unflushed => {}
             }
         }
     }
 
     /// Takes from the session what fits into one write, and begins the work it asks for.
-    fn gather(&mut self) -> Result<(), WsError> {
-        if self.is_unflushed {
+    fn gather(&mut self) -> Result<(), Gone> {
+        if self.socket.is_unflushed() {
             return Ok(());
         }
         let mut bytes = 0;
@@ -247,24 +196,11 @@ impl Connection {
     }
 
     /// Puts a message to what goes out with the next write; returns its bytes.
-    fn send(&mut self, message: ServerMessage) -> Result<usize, WsError> {
+    fn send(&mut self, message: ServerMessage) -> Result<usize, Gone> {
         let encoded = wire::protobuf::encode(message, &self.context.session.metrics.row_problems);
         let bytes = encoded.len();
-        self.feed(Message::Binary(encoded))?;
+        self.socket.send(Message::Binary(encoded))?;
         Ok(bytes)
-    }
-
-    fn feed(&mut self, message: Message) -> Result<(), WsError> {
-        self.expect_progress();
-        Pin::new(&mut self.socket).start_send(message)
-    }
-
-    /// From now on there is something for the client; how long it takes nothing of it counts from here.
-    fn expect_progress(&mut self) {
-        if !self.is_unflushed {
-            self.is_unflushed = true;
-            self.progress = (self.socket.get_ref().written(), Instant::now());
-        }
     }
 
     fn begin(&mut self, work: Work) {
@@ -318,58 +254,21 @@ impl Connection {
         }
     }
 
-    /// `Err` ends the connection, with the reason to tell if there still is somebody to tell.
-    fn receive(&mut self, message: Result<Message, WsError>) -> Result<(), Option<CloseReason>> {
-        match message {
-            Ok(Message::Binary(bytes)) => {
-                self.context.session.metrics.requests.inc();
-                let message = wire::protobuf::decode(bytes).map_err(|_| Some(CloseReason::Undecodable))?;
-                let arrival = Arrival {
-                    now: self.context.clock.now(),
-                    fresh_id: Uuid::new_v4(),
-                    has_crawler: self.context.crawler.is_some(),
-                };
-                self.session.receive(message, &arrival);
-                Ok(())
-            }
-            Ok(Message::Text(_)) => Err(Some(CloseReason::WrongFrameType)),
-            // The library has its answer to a ping ready; it goes out with the next flush.
-            Ok(Message::Ping(_)) => {
-                self.expect_progress();
-                self.waiting_pongs += 1;
-                Ok(())
-            }
-            Ok(Message::Pong(_) | Message::Frame(_)) => Ok(()),
-            Ok(Message::Close(_)) => Err(Some(CloseReason::Asked)),
-            Err(error) => Err(protocol_reason(&error)),
-        }
-    }
-
-    /// Looks for signs of life, and asks for one when it is time.
-    fn check_alive(&mut self) -> Option<CloseReason> {
-        let limits = &self.context.limits;
-        if self.is_unflushed {
-            // The socket is full: the client may be alive and busy, and cannot see a ping before it has read the rest.
-            let written = self.socket.get_ref().written();
-            if written > self.progress.0 {
-                self.progress = (written, Instant::now());
-            }
-            return (self.progress.1.elapsed() >= limits.stall_timeout).then_some(CloseReason::Stalled);
-        }
-        if self.pinged_at.elapsed() < limits.ping_interval {
-            return None;
-        }
-        if self.heard_at.elapsed() >= 2 * limits.ping_interval && !self.session.is_saturated() {
-            return Some(CloseReason::Unresponsive);
-        }
-        self.pinged_at = Instant::now();
-        // A failure shows when the socket is read next.
-        let _ = self.feed(Message::Ping(Bytes::new()));
-        None
+    /// Takes a message; `Err` ends the connection.
+    fn receive(&mut self, bytes: Bytes) -> Result<(), CloseReason> {
+        self.context.session.metrics.requests.inc();
+        let message = wire::protobuf::decode(bytes).map_err(|_| CloseReason::Undecodable)?;
+        let arrival = Arrival {
+            now: self.context.clock.now(),
+            fresh_id: Uuid::new_v4(),
+            has_crawler: self.context.crawler.is_some(),
+        };
+        self.session.receive(message, &arrival);
+        Ok(())
     }
 
     /// Answers what was begun, so that a client knows of each write that stays; what only waits is not begun any more.
-    async fn answer_what_was_begun(&mut self) -> Result<(), WsError> {
+    async fn answer_what_was_begun(&mut self) -> Result<(), Gone> {
         while self.unanswered > 0
             && let Some(done) = self.running.next().await
         {
@@ -384,24 +283,6 @@ impl Connection {
         }
         Ok(())
     }
-
-    /// Tells the client why the connection ends, and gives it a moment to hear that.
-    async fn close(mut self, reason: CloseReason) {
-        // Subscriptions end first: nobody hands over changes to a connection that ends.
-        drop(self.session);
-        let timeout = self.context.limits.close_timeout;
-        let _ = tokio::time::timeout(timeout, close_handshake(&mut self.socket, reason)).await;
-    }
-}
-
-/// Ticks often enough for both limits. The first tick comes after a random part of the interval, so that pings to many
-/// clients do not go out at once.
-fn watch_timer(limits: &WebSocketLimits) -> Interval {
-    let interval = limits.ping_interval.min(limits.stall_timeout) / 2;
-    let part = f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-    let mut timer = tokio::time::interval_at(Instant::now() + interval.mul_f64(part), interval);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    timer
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -413,49 +294,4 @@ async fn until(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// What the socket does next: takes the rest of what was gathered, or brings a message.
-async fn from_socket(socket: &mut Socket, is_unflushed: bool, may_read: bool) -> FromSocket {
-    std::future::poll_fn(|context| poll_socket(socket, context, is_unflushed, may_read)).await
-}
-
-fn poll_socket(socket: &mut Socket, context: &mut Context<'_>, is_unflushed: bool, may_read: bool) -> Poll<FromSocket> {
-    if is_unflushed && let Poll::Ready(result) = Pin::new(&mut *socket).poll_flush(context) {
-        return Poll::Ready(FromSocket::Flushed(result));
-    }
-    if may_read {
-        return Pin::new(socket).poll_next(context).map(FromSocket::Message);
-    }
-    Poll::Pending
-}
-
-fn protocol_reason(error: &WsError) -> Option<CloseReason> {
-    use tokio_tungstenite::tungstenite::error::ProtocolError;
-    match error {
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        WsError::Protocol(_) => Some(CloseReason::Protocol),
-        WsError::Capacity(_) => Some(CloseReason::TooBig),
-        WsError::Utf8(_) => Some(CloseReason::Undecodable),
-        _ => None,
-    }
-}
-
-/// Sends the close frame, then reads on until the client has left: a socket closed with bytes unread would reset the
-/// connection, and the client would never see the frame.
-async fn close_handshake(socket: &mut Socket, reason: CloseReason) {
-    if reason != CloseReason::Asked {
-        let close = reason.close();
-        let frame = CloseFrame { code: CloseCode::from(close.code), reason: close.text.into() };
-        if Pin::new(&mut *socket).start_send(Message::Close(Some(frame))).is_err() {
-            return;
-        }
-    }
-    if socket.flush().await.is_err() {
-        return;
-    }
-    let stream = socket.get_mut();
-    let _ = tokio::io::AsyncWriteExt::shutdown(stream).await;
-    let mut rest = [0; 1024];
-    while let Ok(1..) = stream.read(&mut rest).await {}
 }

@@ -178,6 +178,12 @@ pub enum CloseReason {
     WrongFrameType,
     /// A message that cannot be decoded.
     Undecodable,
+    /// A message in more fragments than are allowed.
+    TooManyFragments,
+    /// A message that took longer to come than what is allowed.
+    MessageTooSlow,
+    /// Pings or pongs faster than what is allowed.
+    TooManyPings,
     /// A message larger than what is allowed.
     TooBig,
     /// No answer to pings.
@@ -208,12 +214,15 @@ pub struct Close {
 
 impl CloseReason {
     /// All reasons, for the documentation and for metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Asked,
         Self::ShuttingDown,
         Self::Protocol,
         Self::WrongFrameType,
         Self::Undecodable,
+        Self::TooManyFragments,
+        Self::MessageTooSlow,
+        Self::TooManyPings,
         Self::TooBig,
         Self::Unresponsive,
         Self::Stalled,
@@ -227,6 +236,9 @@ impl CloseReason {
             Self::Protocol => (1002, "WebSocket protocol error", Retry::No),
             Self::WrongFrameType => (1003, "send binary frames: each is one protobuf Request", Retry::No),
             Self::Undecodable => (1007, "undecodable: not a protobuf Request", Retry::No),
+            Self::TooManyFragments => (1008, "too many fragments: send a message in fewer frames", Retry::Yes),
+            Self::MessageTooSlow => (1008, "too slow: a message was not complete in time; connect again", Retry::Yes),
+            Self::TooManyPings => (1008, "too many pings: send fewer", Retry::Yes),
             Self::TooBig => (1009, "message too big", Retry::No),
             Self::Unresponsive => (4000, "no answer to pings", Retry::Yes),
             Self::Stalled => (4001, "too slow: nothing was read for too long; connect again", Retry::Yes),
@@ -242,6 +254,9 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::WrongFrameType => "wrong_frame_type",
             Self::Undecodable => "undecodable",
+            Self::TooManyFragments => "too_many_fragments",
+            Self::MessageTooSlow => "message_too_slow",
+            Self::TooManyPings => "too_many_pings",
             Self::TooBig => "too_big",
             Self::Unresponsive => "unresponsive",
             Self::Stalled => "stalled",

@@ -4,16 +4,20 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use starfeed::catalog::Arrival;
+use starfeed::catalog::{self, Arrival};
 use starfeed::change::{Seq, Timestamp};
-use starfeed::feed::{CatchUp, Outbox, Outlet, Waiting};
+use starfeed::feed::{CatchUp, Outbox, Outlet};
 use starfeed::proto::{self, request::Command, response::Body};
-use starfeed::session::{Read, ReadResult, Session, SessionContext, Step, Work, WriteTicket};
+use starfeed::session::{Read, ReadResult, Session, Step, Watch, Work, WriteTicket};
 use starfeed::store::Unit;
 use starfeed::subscription::Principal;
-use starfeed::wire::{ClientMessage, News, ServerMessage};
+use starfeed::wire::{ClientMessage, Event, News, ServerMessage};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::reader::{Reader, Truth};
+use super::jobs::{StatusReader, SyncReader};
+use super::reader::Reader;
+use super::server::{Server, Truth};
 use super::wish::Wish;
 
 #[derive(Debug, Default)]
@@ -32,12 +36,20 @@ enum Asked {
         reader: Box<Reader>,
         wish: Wish,
         token: Option<bytes::Bytes>,
-        is_other_view: bool,
     },
     /// With a token that nobody made.
     Forge,
     Unsubscribe(i32),
     Write,
+    Sync(SyncReader),
+    Status,
+}
+
+/// A part of a table that the session watches.
+struct Watched {
+    subscription_id: i32,
+    bell: watch::Receiver<bool>,
+    until: CancellationToken,
 }
 
 pub(crate) struct Client {
@@ -45,6 +57,9 @@ pub(crate) struct Client {
     wake: Arc<Flag>,
     may_have_more: bool,
     readers: BTreeMap<i32, Reader>,
+    syncs: BTreeMap<i32, SyncReader>,
+    statuses: BTreeMap<i32, StatusReader>,
+    watched: Vec<Watched>,
     asked: BTreeMap<i32, Asked>,
     next_request: i32,
     next_subscription: i32,
@@ -55,14 +70,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(context: &Arc<SessionContext>, outbox_bytes: usize, waiting: &Arc<Waiting>) -> Self {
+    pub(super) fn new(server: &Server, outbox_bytes: usize) -> Self {
         let wake = Arc::new(Flag::default());
-        let outbox = Outbox::new(outbox_bytes, Arc::clone(waiting), Arc::clone(&wake) as _);
+        let outbox = Outbox::new(outbox_bytes, Arc::clone(&server.waiting), Arc::clone(&wake) as _);
+        let context = Arc::clone(&server.context);
         Self {
-            session: Session::new(Arc::clone(context), Principal::Anonymous, "simulated".to_owned(), outbox),
+            session: Session::new(context, Principal::Anonymous, "simulated".to_owned(), outbox),
             wake,
             may_have_more: false,
             readers: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            watched: Vec::new(),
             asked: BTreeMap::new(),
             next_request: 0,
             next_subscription: 0,
@@ -74,7 +93,12 @@ impl Client {
     }
 
     pub(crate) fn subscriptions(&self) -> Vec<i32> {
-        self.readers.keys().copied().collect()
+        self.readers.keys().chain(self.syncs.keys()).chain(self.statuses.keys()).copied().collect()
+    }
+
+    /// Those of them that follow a table.
+    pub(crate) fn followers(&self) -> usize {
+        self.readers.len() + self.statuses.len()
     }
 
     /// The newest change that it has seen.
@@ -90,10 +114,18 @@ impl Client {
 
     /// Goes on where `reader` was; with another filter, if there is one.
     pub(crate) fn resume(&mut self, mut reader: Reader, other: Option<Wish>) {
-        let is_other_view = other.is_some();
         let (command, token) = reader.command(other.as_ref());
         let wish = other.unwrap_or_else(|| reader.wish.clone());
-        self.ask(command, Asked::Resume { reader: Box::new(reader), wish, token, is_other_view });
+        self.ask(command, Asked::Resume { reader: Box::new(reader), wish, token });
+    }
+
+    /// Takes what a job downloads; behind what it has, if it has some.
+    pub(crate) fn sync(&mut self, reader: SyncReader) {
+        self.ask(reader.command(), Asked::Sync(reader));
+    }
+
+    pub(crate) fn follow_status(&mut self) {
+        self.ask(StatusReader::command(), Asked::Status);
     }
 
     pub(crate) fn forge(&mut self, wish: &Wish, token: bytes::Bytes) {
@@ -138,7 +170,8 @@ impl Client {
                 Step::Send(message) => self.receive(message, truth),
                 Step::Do(Work::Write { ticket, unit }) => self.writes.push_back((ticket, unit)),
                 Step::Do(Work::Read(read)) => self.reads.push_back(read),
-                Step::Do(work @ (Work::Ask { .. } | Work::Watch(_))) => panic!("nobody asks for {work:?}"),
+                Step::Do(Work::Watch(watch)) => self.watch(watch, truth),
+                Step::Do(work @ Work::Ask { .. }) => panic!("nobody asks for {work:?}"),
                 Step::Wait => {
                     self.may_have_more = false;
                     return true;
@@ -148,12 +181,35 @@ impl Client {
         true
     }
 
+    fn watch(&mut self, watch: Watch, truth: Truth<'_>) {
+        let Watch { subscription_id, table, index, mut prefix, until } = watch;
+        let secrets = catalog::stored_table(table.name()).expect("a table of the catalog").secrets;
+        let bell = truth.feeds.bell(&table, secrets, index.members[0], prefix.remove(0));
+        self.watched.push(Watched { subscription_id, bell, until });
+    }
+
+    /// Hears the bells that rang; says whether there were some.
+    pub(crate) fn hear(&mut self) -> bool {
+        self.watched.retain(|watched| !watched.until.is_cancelled());
+        let mut has_heard = false;
+        for Watched { subscription_id, bell, .. } in &mut self.watched {
+            if bell.has_changed().expect("the feed is there") {
+                bell.mark_unchanged();
+                self.session.changed(*subscription_id);
+                has_heard = true;
+            }
+        }
+        self.may_have_more |= has_heard;
+        has_heard
+    }
+
     /// Takes, reads and hands over; says whether there was anything to do.
     pub(crate) fn go_on(&mut self, truth: Truth<'_>) -> bool {
+        let heard = self.hear();
         let took = self.take(50, truth);
         let read = self.read(truth);
         let delivered = self.deliver_read(truth);
-        took || read || delivered
+        heard || took || read || delivered
     }
 
     /// Reads what the session asked for; the result is under way for a while.
@@ -195,30 +251,69 @@ impl Client {
                 let asked = self.asked.remove(&request_id).expect("each request is answered once");
                 self.answered(asked, result, truth);
             }
-            ServerMessage::Event { subscription_id, event } => {
-                let reader =
-                    self.readers.get_mut(&subscription_id).expect("events come only between subscribe and unsubscribe");
-                let is_end = matches!(event.news, News::Closed { .. });
-                reader.take(subscription_id, event, truth);
-                if is_end && let Some(reader) = self.readers.remove(&subscription_id) {
-                    self.keep_counts(&reader);
-                }
-            }
+            ServerMessage::Event { subscription_id, event } => self.take_event(subscription_id, event, truth),
         }
+    }
+
+    fn take_event(&mut self, subscription_id: i32, event: Event, truth: Truth<'_>) {
+        let is_end = matches!(event.news, News::Closed { .. });
+        if let Some(sync) = self.syncs.get_mut(&subscription_id) {
+            if let Some(state) = sync.take(&event.news, truth) {
+                self.count(state);
+                self.syncs.remove(&subscription_id);
+            }
+            return;
+        }
+        if let Some(status) = self.statuses.get_mut(&subscription_id) {
+            if status.take(&event.news) {
+                self.count("job status ended because the log was trimmed");
+                self.statuses.remove(&subscription_id);
+            }
+            return;
+        }
+        let reader =
+            self.readers.get_mut(&subscription_id).expect("events come only between subscribe and unsubscribe");
+        reader.take(subscription_id, event, truth);
+        if is_end && let Some(reader) = self.readers.remove(&subscription_id) {
+            self.keep_counts(&reader);
+        }
+    }
+
+    fn count(&mut self, state: &'static str) {
+        *self.counts.entry(state).or_default() += 1;
     }
 
     fn answered(&mut self, asked: Asked, result: Result<Option<Box<Body>>, String>, truth: Truth<'_>) {
         match (asked, result) {
-            (Asked::Subscribe(reader), Ok(Some(body))) => self.subscribed(&body, *reader),
-            (Asked::Resume { mut reader, wish, token, is_other_view }, Ok(Some(body))) => {
-                reader.resumed(&wish, token.as_ref(), truth, is_other_view);
-                self.subscribed(&body, *reader);
+            (Asked::Subscribe(reader), Ok(Some(body))) => {
+                let subscription_id = self.subscribed(&body);
+                self.readers.insert(subscription_id, *reader);
+            }
+            (Asked::Sync(reader), Ok(Some(body))) => {
+                let subscription_id = self.subscribed(&body);
+                self.count(if reader.is_begun() { "a resumed sync" } else { "a sync" });
+                self.syncs.insert(subscription_id, reader);
+            }
+            (Asked::Sync(reader), Err(text)) => {
+                reader.check_refused(&text, truth);
+                self.count("a sync of a job that is not there");
+            }
+            (Asked::Status, Ok(Some(body))) => {
+                let subscription_id = self.subscribed(&body);
+                self.statuses.insert(subscription_id, StatusReader::default());
+            }
+            (Asked::Resume { mut reader, wish, token }, Ok(Some(body))) => {
+                reader.resumed(&wish, token.as_ref(), truth);
+                let subscription_id = self.subscribed(&body);
+                self.readers.insert(subscription_id, *reader);
             }
             (Asked::Forge, Err(text)) => {
                 assert!(text.starts_with("invalid_token: "), "{text}");
-                *self.counts.entry("a forged token").or_default() += 1;
+                self.count("a forged token");
             }
             (Asked::Unsubscribe(subscription_id), Ok(None)) => {
+                self.syncs.remove(&subscription_id);
+                self.statuses.remove(&subscription_id);
                 if let Some(reader) = self.readers.remove(&subscription_id) {
                     self.keep_counts(&reader);
                     *self.counts.entry("an end before the snapshot was complete").or_default() +=
@@ -230,16 +325,17 @@ impl Client {
                 assert!(!self.readers.contains_key(&subscription_id));
             }
             (Asked::Write, Ok(None)) => {}
-            (Asked::Write, Err(_)) => *self.counts.entry("a refused write").or_default() += 1,
+            (Asked::Write, Err(_)) => self.count("a refused write"),
             (_, result) => panic!("an unexpected answer: {result:?}"),
         }
     }
 
-    fn subscribed(&mut self, body: &Body, reader: Reader) {
+    /// The number of a subscription that was made.
+    fn subscribed(&mut self, body: &Body) -> i32 {
         let Body::NewSubscription(new) = body else { panic!("{body:?}") };
         assert_eq!(new.subscription_id, self.next_subscription, "ids count up");
         self.next_subscription += 1;
-        self.readers.insert(new.subscription_id, reader);
+        new.subscription_id
     }
 
     fn keep_counts(&mut self, reader: &Reader) {
@@ -249,8 +345,9 @@ impl Client {
     }
 
     /// The connection is gone; those who can go on elsewhere are returned.
-    pub(crate) fn cut(mut self) -> (Vec<Reader>, BTreeMap<&'static str, u64>) {
+    pub(crate) fn cut(mut self) -> Left {
         let mut readers = Vec::new();
+        let mut syncs: Vec<SyncReader> = std::mem::take(&mut self.syncs).into_values().collect();
         for (_, mut reader) in std::mem::take(&mut self.readers) {
             self.keep_counts(&reader);
             reader.counts.clear();
@@ -258,17 +355,28 @@ impl Client {
         }
         // Those that asked to go on and have no answer yet go on elsewhere, too.
         for asked in std::mem::take(&mut self.asked).into_values() {
-            if let Asked::Resume { reader, .. } = asked {
-                readers.push(*reader);
+            match asked {
+                Asked::Resume { reader, .. } => readers.push(*reader),
+                Asked::Sync(reader) => syncs.push(reader),
+                _ => {}
             }
         }
         readers.retain(|reader| reader.token().is_some());
-        (readers, self.counts)
+        Left { readers, syncs, counts: self.counts }
     }
 
     /// When nothing more comes, it holds what is there.
     pub(crate) fn check_converged(&self, truth: Truth<'_>) {
         assert!(self.asked.is_empty(), "{} requests have no answer", self.asked.len());
         self.readers.values().for_each(|reader| reader.check_converged(truth.model));
+        self.syncs.values().for_each(|reader| reader.check_converged(truth.model));
+        self.statuses.values().for_each(|reader| reader.check_converged(truth.model));
     }
+}
+
+/// What is left of a connection.
+pub(crate) struct Left {
+    pub(crate) readers: Vec<Reader>,
+    pub(crate) syncs: Vec<SyncReader>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
 }

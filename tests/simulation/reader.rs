@@ -10,12 +10,13 @@ use starfeed::client::{Applied, RowChange, Status, View};
 use starfeed::feed::{Content, Cursor, Page};
 use starfeed::proto::{self, request::Command};
 use starfeed::row_problems::RowProblems;
-use starfeed::store::{ChangePage, PageBudget, Store};
+use starfeed::store::{ChangePage, PageBudget};
 use starfeed::summary::Summary;
-use starfeed::token::{Place, TokenSeal};
+use starfeed::token::Place;
 use starfeed::wire::{self, Event, News, ResetReason, ServerMessage, State, StateKind};
 
-use super::model::{Model, Rows};
+use super::model::{Model, ModelRow, Rows};
+use super::server::Truth;
 use super::wish::Wish;
 
 pub(crate) struct Reader {
@@ -27,8 +28,7 @@ pub(crate) struct Reader {
     after: Seq,
     /// Of the page that was read last, so many items are still to be seen, and then it is where the cursor says.
     page: Option<(usize, Cursor)>,
-    /// The last token, what it held with it, and in which history.
-    token: Option<(Bytes, Rows, Epoch)>,
+    held: Option<Held>,
     /// What it has to be told first.
     expected_reset: Option<ResetReason>,
     number: u64,
@@ -100,11 +100,17 @@ impl Library {
     }
 }
 
-/// What a message is held against.
-#[derive(Clone, Copy)]
-pub(crate) struct Truth<'a> {
-    pub(crate) model: &'a Model,
-    pub(crate) store: &'a Store,
+/// The newest token of a reader.
+#[derive(Clone)]
+struct Held {
+    token: Bytes,
+    place: Place,
+    /// What it held with it.
+    rows: Rows,
+    /// In which history.
+    epoch: Epoch,
+    /// Of which view.
+    wish: Wish,
 }
 
 impl Reader {
@@ -117,7 +123,7 @@ impl Reader {
             is_following: false,
             after: Seq::ZERO,
             page: None,
-            token: None,
+            held: None,
             expected_reset: None,
             number: 0,
             is_told_old: false,
@@ -127,7 +133,7 @@ impl Reader {
     }
 
     pub(crate) fn token(&self) -> Option<Bytes> {
-        self.token.as_ref().map(|(token, ..)| token.clone())
+        self.held.as_ref().map(|held| held.token.clone())
     }
 
     pub(crate) fn is_in_snapshot(&self) -> bool {
@@ -154,19 +160,23 @@ impl Reader {
     }
 
     /// Its subscription was made again, with the token that [`Reader::command`] returned.
-    pub(crate) fn resumed(&mut self, wish: &Wish, used: Option<&Bytes>, truth: Truth<'_>, is_other_view: bool) {
+    pub(crate) fn resumed(&mut self, wish: &Wish, used: Option<&Bytes>, truth: Truth<'_>) {
         self.wish = wish.clone();
         (self.page, self.number, self.is_told_old) = (None, 0, false);
-        let Some((token, rows, epoch)) = self.token.clone().filter(|(token, ..)| Some(token) == used) else {
+        let Some(Held { token, rows, epoch, wish: held_wish, .. }) =
+            self.held.clone().filter(|held| Some(&held.token) == used)
+        else {
             assert!(used.is_none(), "a token that is not the last one");
             self.count("a subscription made again without a token");
-            (self.rows, self.is_following, self.after, self.token) = (Rows::new(), false, Seq::ZERO, None);
+            (self.rows, self.is_following, self.after, self.held) = (Rows::new(), false, Seq::ZERO, None);
+            // The history may be another one by now.
+            self.seen = Seq::ZERO;
             return;
         };
-        self.expected_reset = match TokenSeal::new(truth.store.secret()).open(&token) {
+        self.expected_reset = match truth.seal.open(&token) {
             Err(_) => Some(ResetReason::Server),
             Ok(_) if epoch != truth.store.epoch() => Some(ResetReason::Epoch),
-            Ok(_) if is_other_view => Some(ResetReason::View),
+            Ok(_) if !held_wish.is_same_view(wish) => Some(ResetReason::View),
             Ok(opened) => {
                 self.count("a resumed subscription");
                 match opened.place {
@@ -307,31 +317,29 @@ impl Reader {
     }
 
     fn take_token(&mut self, token: &Bytes, is_row: bool, truth: Truth<'_>) {
-        let opened = TokenSeal::new(truth.store.secret()).open(token).expect("a token of this server");
+        let opened = truth.seal.open(token).expect("a token of this server");
         assert_eq!(opened.epoch, truth.store.epoch(), "a token of another history");
-        match opened.place {
+        match &opened.place {
             Place::At(seq) => {
-                self.check(seq, "a token", truth);
+                self.check(*seq, "a token", truth);
                 if is_row && let Some(last) = self.last_exact(truth) {
-                    assert!(seq > last, "token {seq} after {last}");
+                    assert!(*seq > last, "token {seq} after {last}");
                 }
             }
-            Place::UpTo(key, seq) => {
-                let mut expected = self.wish.view_at(truth.model, seq);
-                expected.retain(|other, _| *other <= key);
-                assert_eq!(self.rows, expected, "with a token in the snapshot of {} up to {key}", self.wish.table);
-            }
+            Place::UpTo(key, seq) => self.check_up_to(key, *seq, "a token in the snapshot", truth),
         }
         assert_eq!(opened.summary, self.summary(), "in a token");
-        self.token = Some((token.clone(), self.rows.clone(), opened.epoch));
+        let (place, epoch) = (opened.place, opened.epoch);
+        self.held = Some(Held { token: token.clone(), place, rows: self.rows.clone(), epoch, wish: self.wish.clone() });
     }
 
     /// The change that its last token names, if it does and is of this history.
     fn last_exact(&self, truth: Truth<'_>) -> Option<Seq> {
-        let (token, _, epoch) = self.token.as_ref()?;
-        match TokenSeal::new(truth.store.secret()).open(token).ok()?.place {
-            Place::At(seq) if *epoch == truth.store.epoch() && self.is_following => Some(seq),
-            Place::At(_) | Place::UpTo(..) => None,
+        match self.held.as_ref()? {
+            Held { place: Place::At(seq), epoch, .. } if *epoch == truth.store.epoch() && self.is_following => {
+                Some(*seq)
+            }
+            Held { .. } => None,
         }
     }
 
@@ -349,9 +357,7 @@ impl Reader {
         match cursor {
             Cursor::Snapshot { sent } => {
                 let (last_key, position) = sent.expect("a page was sent");
-                let mut expected = self.wish.view_at(truth.model, position);
-                expected.retain(|key, _| *key <= last_key);
-                assert_eq!(self.rows, expected, "after a page of {} at {position}", self.wish.table);
+                self.check_up_to(&last_key, position, "a page", truth);
                 self.after = position;
             }
             Cursor::After(position) => {
@@ -364,7 +370,13 @@ impl Reader {
     /// It holds exactly its view as it was after change `seq`.
     fn check(&self, seq: Seq, what: &str, truth: Truth<'_>) {
         let expected = self.wish.view_at(truth.model, seq);
-        assert_eq!(self.rows, expected, "with {what} at {seq}, for {:?}", self.wish);
+        assert_same(&self.rows, expected, || format!("with {what} at {seq}, for {:?}", self.wish));
+    }
+
+    /// It holds exactly that part of its view, as it was after change `seq`, whose keys are `key` and those before it.
+    fn check_up_to(&self, key: &Key, seq: Seq, what: &str, truth: Truth<'_>) {
+        let expected = self.wish.view_at(truth.model, seq).filter(|row| row.key <= *key);
+        assert_same(&self.rows, expected, || format!("with {what} at {seq} up to {key}, for {:?}", self.wish));
     }
 
     fn summary(&self) -> Summary {
@@ -385,9 +397,24 @@ impl Reader {
     pub(crate) fn check_converged(&self, model: &Model) {
         assert!(self.is_following, "a snapshot of {} never ended", self.wish.table);
         assert!(!self.is_told_old, "nobody said that {} is live again", self.wish.table);
-        assert_eq!(self.rows, self.wish.view_at(model, model.last()), "in the end, for {:?}", self.wish);
+        let expected = self.wish.view_at(model, model.last());
+        assert_same(&self.rows, expected, || format!("in the end, for {:?}", self.wish));
         if let Some(library) = &self.library {
             library.check(&self.rows);
         }
+    }
+}
+
+fn assert_same<'a>(held: &Rows, expected: impl Iterator<Item = &'a ModelRow>, what: impl FnOnce() -> String) {
+    let mut held = held.iter().map(|(key, (version, document))| (key, *version, document));
+    for row in expected {
+        let wanted = Some((&row.key, row.version, &row.document));
+        let next = held.next();
+        if next != wanted {
+            panic!("{next:?} is held and {wanted:?} is wanted {}", what());
+        }
+    }
+    if let Some(next) = held.next() {
+        panic!("{next:?} is held and nothing is wanted {}", what());
     }
 }

@@ -10,7 +10,7 @@ use starfeed::feed::{SourceDoubt, SourceState};
 use starfeed::source::rethinkdb::{CopyState, Effect, FeedRow, Mirror};
 use starfeed::store::{Mutation, PageBudget};
 
-use super::world::World;
+use super::world::{TURNS_MAX, World};
 
 /// The table that a world mirrors, if it mirrors one.
 pub(crate) const MIRRORED: &str = "schedule";
@@ -138,12 +138,24 @@ impl World {
                 );
                 self.count("a queue of the source overflowed");
             }
+            2 if source.feed.is_some() && self.rng.u8(0..8) == 0 => {
+                self.count("a table of the source was dropped");
+                self.drop_table();
+            }
             2..8 => source.read_on(&mut self.rng),
             _ => {
                 let most = self.rng.usize(1..8);
                 self.follow_source(most);
             }
         }
+    }
+
+    /// The table is gone with all that it had, and so is its feed; then there is an empty one of that name.
+    fn drop_table(&mut self) {
+        if let Some(source) = &mut self.source {
+            source.missed_deletions.extend(std::mem::take(&mut source.rows).into_keys());
+        }
+        self.lose_source(SourceDoubt::Aborted);
     }
 
     /// The copy takes up to `most` rows of the feed; another feed is opened where there is none.
@@ -200,10 +212,10 @@ impl World {
 
     /// Writes to the copy; where the disk fails, nobody knows what it holds.
     fn copy(&mut self, unit: Vec<Mutation>) {
-        let losses = self.power_losses;
+        let crashes = self.crashes;
         match self.commit(&[unit]) {
             Ok(results) => assert!(results.iter().all(Result::is_ok), "the copy was refused"),
-            Err(_) if losses == self.power_losses => self.lose_source(SourceDoubt::Storage),
+            Err(_) if crashes == self.crashes => self.lose_source(SourceDoubt::Storage),
             Err(_) => {}
         }
     }
@@ -237,7 +249,8 @@ impl World {
 
     /// The source is there and says everything.
     pub(super) fn settle_source(&mut self) {
-        while let Some(source) = &mut self.source {
+        for _ in 0..TURNS_MAX {
+            let Some(source) = &mut self.source else { return };
             let is_all_said = source.feed.as_ref().is_some_and(|feed| feed.is_ready && feed.sent.is_empty());
             if is_all_said && source.mirror.is_level() {
                 let rows = source.rows.clone();
@@ -246,6 +259,7 @@ impl World {
             source.read_on(&mut self.rng);
             self.follow_source(usize::MAX);
         }
+        panic!("the copy is never level");
     }
 
     /// Tables that come from nowhere else are always level; here a table is followed whether it has a feed yet or not.
@@ -255,7 +269,7 @@ impl World {
         if is_copy_level {
             self.publish();
         }
-        for name in super::wish::TABLES {
+        for name in super::wish::TABLES.into_iter().chain([super::jobs::JOBS]) {
             if is_copy_level || name != MIRRORED {
                 self.server.feeds.set_source(&Table::new(name), SourceState::Level);
             }

@@ -1,11 +1,13 @@
 //! What a client subscribes to, and what it has to see then: said without the code that is tested.
 
-use starfeed::change::{Key, Seq};
+use std::sync::LazyLock;
+
+use starfeed::change::{Document, Key, Seq};
 use starfeed::client::{Query, Source};
 use starfeed::matcher::{Expression, Filter, FilterLimits};
 use starfeed::proto::{self, SubscribeOptions, request::Command};
 
-use super::model::{Model, Rows};
+use super::model::{Model, ModelRow};
 use crate::support::filter_reference::evaluate;
 
 pub(crate) const TABLES: [&str; 3] = ["policy", "schedule", "domain_login"];
@@ -23,13 +25,26 @@ const FILTERS: [&str; 9] = [
     "nothing > 1",
 ];
 
+static EXPRESSIONS: LazyLock<Vec<Expression>> = LazyLock::new(|| {
+    let parse = |text| Filter::parse(text, &FilterLimits::default()).expect("a filter").expression().clone();
+    FILTERS.into_iter().map(parse).collect()
+});
+
+/// Which filters a row passes: bit `n` for filter `n`.
+pub(crate) fn passed_filters(document: &Document) -> u16 {
+    let members = serde_json::Value::Object(document.members().expect("an object"));
+    let passes = |expression| u16::from(evaluate(expression, &members) == Some(true));
+    EXPRESSIONS.iter().enumerate().map(|(number, expression)| passes(expression) << number).sum()
+}
+
 /// What a client subscribes to.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     pub(crate) table: &'static str,
     /// As JSON, instead of events of a list.
     is_json: bool,
-    filter: Option<(&'static str, Expression)>,
+    /// By its number.
+    filter: Option<usize>,
     /// It sends none of what follows.
     pub(crate) is_plain: bool,
     pub(crate) states: bool,
@@ -61,22 +76,25 @@ impl Wish {
             (wish.is_library, wish.states, wish.tokens, wish.heartbeat_seconds) = (true, true, true, Some(1));
         }
         if !is_plain && rng.bool() {
-            wish.filter_by(FILTERS[rng.usize(0..FILTERS.len())]);
+            wish.filter = Some(rng.usize(0..FILTERS.len()));
         }
         wish
     }
 
-    fn filter_by(&mut self, text: &'static str) {
-        let filter = Filter::parse(text, &FilterLimits::default()).expect("a filter");
-        self.filter = Some((text, filter.expression().clone()));
+    fn filter(&self) -> Option<&'static str> {
+        self.filter.map(|number| FILTERS[number])
+    }
+
+    /// Whether it sees the same of a table.
+    pub(crate) fn is_same_view(&self, other: &Self) -> bool {
+        (self.table, self.is_json, self.filter) == (other.table, other.is_json, other.filter)
     }
 
     /// Another filter on the same table.
     pub(crate) fn refiltered(&self, rng: &mut fastrand::Rng) -> Self {
         let mut other = self.clone();
-        let choices: Vec<&'static str> =
-            FILTERS.into_iter().filter(|text| self.filter.as_ref().is_none_or(|(known, _)| known != text)).collect();
-        other.filter_by(choices[rng.usize(0..choices.len())]);
+        let choices: Vec<usize> = (0..FILTERS.len()).filter(|number| self.filter != Some(*number)).collect();
+        other.filter = rng.choice(choices);
         other
     }
 
@@ -86,7 +104,7 @@ impl Wish {
             tokens: Some(self.tokens),
             coalesce: Some(self.coalesce),
             heartbeat_seconds: self.heartbeat_seconds,
-            filter: self.filter.as_ref().map(|(text, _)| (*text).to_owned()),
+            filter: self.filter().map(ToOwned::to_owned),
             resume_token,
             ..Default::default()
         });
@@ -109,27 +127,22 @@ impl Wish {
             _ => Source::DomainLogins,
         };
         let mut query = Query::new(source).with_documents().heartbeat_seconds(1);
-        if let Some((text, _)) = &self.filter {
+        if let Some(text) = self.filter() {
             query = query.filter(text);
         }
         if self.coalesce { query.coalesced() } else { query }
     }
 
-    /// What it has to see of the table as it was after change `seq`.
-    pub(crate) fn view_at(&self, model: &Model, seq: Seq) -> Rows {
-        let mut rows = model.at(self.table, seq);
-        rows.retain(|key, (_, document)| {
-            self.can_name(key)
-                && self.filter.as_ref().is_none_or(|(_, expression)| {
-                    let members = document.members().expect("an object");
-                    evaluate(expression, &serde_json::Value::Object(members)) == Some(true)
-                })
-        });
-        rows
+    /// What it has to see of the table as it was after change `seq`, in the order of the keys.
+    pub(crate) fn view_at<'a>(&self, model: &'a Model, seq: Seq) -> impl Iterator<Item = &'a ModelRow> {
+        let passes = self.filter.map_or(0, |number| 1 << number);
+        let names_any_key = self.is_json || self.table == "domain_login";
+        let rows = model.at(self.table, seq).iter().map(AsRef::as_ref);
+        rows.filter(move |row| row.passes & passes == passes && (names_any_key || is_uuid(&row.key)))
     }
+}
 
-    fn can_name(&self, key: &Key) -> bool {
-        // Lists of policies and schedules name rows by UUIDs, and all keys but one are such.
-        self.is_json || self.table == "domain_login" || key.as_text().is_some_and(|text| text.len() == 36)
-    }
+/// Lists of policies and schedules name rows by UUIDs, and all keys but one are such.
+fn is_uuid(key: &Key) -> bool {
+    key.as_text().is_some_and(|text| text.len() == 36)
 }

@@ -1,57 +1,126 @@
 //! A server without sockets, its clients, its disk, and what happens to them, by chance from a seed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use starfeed::change::{Change, Document, Epoch, Key, Seq, Table, Timestamp};
-use starfeed::feed::{Demand, FeedLimits, Feeds, Waiting};
-use starfeed::matcher::FilterLimits;
-use starfeed::metrics::Metrics;
-use starfeed::session::{SessionContext, SessionLimits, Writes};
 use starfeed::store::{
-    ChangePage, IfMissing, IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret,
-    Unit,
+    IfMissing, IfPresent, Mutation, PageBudget, Retention, Store, StoreError, StoreOptions, StoreSecret, Unit,
 };
-use starfeed::subscription::{SubscriptionLimits, SubscriptionManager};
+use starfeed::token::{Place, Token};
 
-use super::client::Client;
+use super::client::{Client, Left};
+use super::faults::Ending;
+use super::jobs::{Crawler, SyncReader};
 use super::model::Model;
-use super::reader::{Reader, Truth};
+use super::reader::Reader;
+use super::server::{Figures, Server, Truth, indexes};
 use super::source::{MIRRORED, Source};
 use super::wish::{TABLES, Wish};
-use crate::support::fault_disk::{Failure, FaultDisk, FaultError, Operation};
+use crate::support::fault_disk::FaultDisk;
 
 const KEYS: u8 = 8;
-const STEPS: usize = 250;
+/// Steps of a schedule.
+const STEPS: usize = 2_000;
 /// A connection's clock runs so much faster than the store's: heartbeats are seconds apart.
 const TICKS: u64 = 20;
+const CLIENTS_MAX: usize = 4;
+/// Whoever has something to do for so many turns will never be done.
+pub(super) const TURNS_MAX: usize = 5_000;
 
-pub(super) struct Server {
-    pub(super) store: Store,
-    pub(super) feeds: Arc<Feeds>,
-    context: Arc<SessionContext>,
-    waiting: Arc<Waiting>,
+/// One thing that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Write,
+    WriteToSource,
+    Crawl,
+    Publish,
+    TellFeeds,
+    Source,
+    Connect,
+    Cut,
+    Subscribe,
+    Sync,
+    FollowStatus,
+    Unsubscribe,
+    Resume,
+    AskForWrite,
+    DoWrite,
+    Take,
+    GoOn,
+    Hear,
+    Read,
+    DeliverRead,
+    CrawlDuringARead,
+    DiskFault,
+    FillDisk,
+    FreeDisk,
+    LosePower,
+    Kill,
+    LoseStore,
+    SetClock,
+    CalmDown,
 }
+
+/// How often each happens, compared with the others. Schedules differ in that, too.
+const ACTIONS: [(Action, u32); 29] = [
+    (Action::Write, 350),
+    (Action::WriteToSource, 350),
+    (Action::Crawl, 80),
+    (Action::Publish, 1_500),
+    (Action::TellFeeds, 500),
+    (Action::Source, 1_500),
+    (Action::Connect, 200),
+    (Action::Cut, 80),
+    (Action::Subscribe, 500),
+    (Action::Sync, 80),
+    (Action::FollowStatus, 30),
+    (Action::Unsubscribe, 120),
+    (Action::Resume, 300),
+    (Action::AskForWrite, 120),
+    (Action::DoWrite, 150),
+    (Action::Take, 6_000),
+    (Action::GoOn, 500),
+    (Action::Hear, 600),
+    (Action::Read, 1_800),
+    (Action::DeliverRead, 1_800),
+    (Action::CrawlDuringARead, 150),
+    (Action::DiskFault, 40),
+    (Action::FillDisk, 4),
+    (Action::FreeDisk, 30),
+    (Action::LosePower, 8),
+    (Action::Kill, 4),
+    (Action::LoseStore, 2),
+    (Action::SetClock, 6),
+    (Action::CalmDown, 10),
+];
 
 pub(crate) struct World {
     pub(super) rng: fastrand::Rng,
-    disk: FaultDisk,
-    options: StoreOptions,
-    outbox_bytes: usize,
-    figures: Figures,
+    pub(super) disk: FaultDisk,
+    pub(super) options: StoreOptions,
+    pub(super) figures: Figures,
     pub(super) server: Server,
-    clients: Vec<Client>,
+    outbox_bytes: usize,
+    /// How often each action happens here, added up.
+    weights: [u32; ACTIONS.len()],
+    pub(super) clients: Vec<Client>,
     /// Commits that are on disk, and that the feeds have yet to be told of.
-    unpublished: VecDeque<(Vec<Change>, Seq)>,
+    pub(super) unpublished: VecDeque<(Vec<Change>, Seq)>,
     /// Readers whose connection is gone, and who will go on.
     parked: Vec<Reader>,
-    model: Model,
+    parked_syncs: Vec<SyncReader>,
+    pub(super) model: Model,
     /// Where one table comes from, if not from the writers here.
     pub(super) source: Option<Source>,
+    pub(super) crawler: Crawler,
     /// The newest change that a writer was told of.
-    acknowledged: Seq,
-    pub(super) power_losses: u64,
-    now: u64,
+    pub(super) acknowledged: Seq,
+    /// How often everything in memory was lost.
+    pub(super) crashes: u64,
+    /// What the clock on the wall says.
+    pub(super) clock_ms: u64,
+    /// The time of connections, which nobody can set.
+    pub(super) tick_ms: u64,
     pub(super) counts: BTreeMap<&'static str, u64>,
 }
 
@@ -87,10 +156,36 @@ impl World {
         "a change between the first rows of the source",
         "a row that was deleted while the source was away",
         "a client was told that rows may be old",
+        "a table of the source was dropped",
+        "a killed process",
+        "a full disk",
+        "a commit that found the disk full",
+        "a clock that jumped",
+        "a calm",
+        "a sync",
+        "a resumed sync",
+        "a sync of a job that is not there",
+        "a sync reached the end of its job",
+        "a sync lost its job",
+        "a job was finished",
+        "a job was deleted",
+        "job status ended because the log was trimmed",
     ];
 
     /// Runs one schedule to its end; panics where the promise is broken. Returns what it came through.
-    pub(crate) fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+    pub(crate) fn run(seed: u64, mut tell: impl FnMut(&dyn std::fmt::Debug)) -> BTreeMap<&'static str, u64> {
+        let mut world = Self::new(seed);
+        for _ in 0..STEPS {
+            let action = world.choose();
+            tell(&action);
+            world.act(action);
+        }
+        tell(&"settle");
+        world.settle();
+        world.counts
+    }
+
+    fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let disk = FaultDisk::new();
         let options = StoreOptions {
@@ -98,7 +193,7 @@ impl World {
             cache_bytes: 1 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
-            indexes: Vec::new(),
+            indexes: indexes(),
         };
         let figures = Figures {
             window_bytes: rng.usize(200..3_000),
@@ -106,10 +201,11 @@ impl World {
             waiting_bytes: if rng.u8(0..4) == 0 { rng.usize(200..2_000) } else { 1 << 30 },
         };
         let store = Store::open(Box::new(disk.clone()), options.clone()).expect("a new store");
-        let source = rng.bool().then(Source::new);
-        let mut world = Self {
+        Self {
             server: Server::new(store, figures),
             outbox_bytes: rng.usize(200..2_000),
+            weights: weights(&mut rng),
+            source: rng.bool().then(Source::new),
             rng,
             disk,
             options,
@@ -117,88 +213,133 @@ impl World {
             clients: Vec::new(),
             unpublished: VecDeque::new(),
             parked: Vec::new(),
+            parked_syncs: Vec::new(),
             model: Model::default(),
-            source,
+            crawler: Crawler::default(),
             acknowledged: Seq::ZERO,
-            power_losses: 0,
-            now: 0,
+            crashes: 0,
+            clock_ms: 10 * 24 * 60 * 60 * 1000,
+            tick_ms: 0,
             counts: BTreeMap::new(),
-        };
-        for _ in 0..STEPS {
-            world.step();
         }
-        world.settle();
-        world.counts
     }
 
     pub(super) fn count(&mut self, state: &'static str) {
         *self.counts.entry(state).or_default() += 1;
     }
 
-    fn step(&mut self) {
-        self.now += self.rng.u64(0..20);
-        if self.rng.bool() {
-            self.publish();
-        }
-        self.source_step();
-        if self.rng.bool() {
-            self.tell_new_feeds();
-        }
-        match self.rng.u8(0..100) {
-            0..28 => {
-                // A burst now and then: more than the outboxes of slow readers hold.
-                let commits = if self.rng.u8(0..6) == 0 { 8 } else { 1 };
-                for _ in 0..commits {
-                    self.write_to_source();
-                    let units = self.units();
-                    // A refusal by the disk is counted there.
-                    let _ = self.commit(&units);
-                }
+    fn choose(&mut self) -> Action {
+        let all = self.weights[ACTIONS.len() - 1];
+        let at = self.rng.u32(0..all);
+        ACTIONS[self.weights.partition_point(|upto| *upto <= at)].0
+    }
+
+    fn act(&mut self, action: Action) {
+        let passed_ms = self.rng.u64(0..4);
+        self.clock_ms += passed_ms;
+        self.tick_ms += passed_ms * TICKS;
+        match action {
+            Action::Write => self.write(),
+            Action::WriteToSource => self.write_to_source(),
+            Action::Crawl => self.crawl(),
+            Action::Publish => self.publish(),
+            Action::TellFeeds => self.tell_new_feeds(),
+            Action::Source => self.source_step(),
+            Action::Connect if self.clients.len() < CLIENTS_MAX => {
+                self.clients.push(Client::new(&self.server, self.outbox_bytes));
             }
-            28..31 if self.clients.len() < 4 => {
-                self.clients.push(Client::new(&self.server.context, self.outbox_bytes, &self.server.waiting));
-            }
-            31..37 => {
-                let wish = Wish::random(&mut self.rng);
-                let twice = self.rng.u8(0..8) == 0;
-                self.with_client(|client, _| {
-                    client.subscribe(wish.clone());
-                    if twice {
-                        client.subscribe(wish);
-                    }
-                });
-            }
-            37..39 => self.unsubscribe(),
-            39..42 => self.resume(),
-            42..70 => {
-                let count = if self.rng.bool() { self.rng.usize(1..6) } else { 40 };
-                self.with_client(|client, world| {
-                    client.tick(world.now * TICKS);
-                    client.take(count, world.truth());
-                });
-            }
-            70..75 => self.with_client(|client, world| while client.go_on(world.truth()) {}),
-            75..83 => self.with_client(|client, world| {
-                client.read(world.truth());
-            }),
-            83..91 => self.with_client(|client, world| {
-                client.deliver_read(world.truth());
-            }),
-            91..94 => {
+            Action::Connect => {}
+            Action::Cut => self.cut(),
+            Action::Subscribe => self.subscribe(),
+            Action::Sync => self.sync(),
+            Action::FollowStatus => self.with_client(|client, _| client.follow_status()),
+            Action::Unsubscribe => self.unsubscribe(),
+            Action::Resume => self.resume(),
+            Action::AskForWrite => {
                 let domain = key(self.rng.u8(0..KEYS)).to_string();
                 self.with_client(|client, _| client.delete_login(&domain));
             }
-            94..96 if !self.clients.is_empty() => {
-                let index = self.rng.usize(0..self.clients.len());
-                let client = self.clients.swap_remove(index);
-                self.leave(client);
-                self.count("a client was cut");
+            Action::DoWrite => self.client_writes(),
+            Action::Take => {
+                let count = if self.rng.bool() { self.rng.usize(1..6) } else { 40 };
+                self.with_client(|client, world| {
+                    client.tick(world.tick_ms);
+                    client.take(count, world.truth());
+                });
             }
-            96 if self.rng.bool() => self.disk_fault(),
-            97 if self.rng.u8(0..4) == 0 => self.lose_power(),
-            98 if self.rng.u8(0..16) == 0 => self.lose_store(),
-            _ => self.client_writes(),
+            Action::GoOn => self.with_client(|client, world| {
+                let comes_to_rest = (0..TURNS_MAX).any(|_| !client.go_on(world.truth()));
+                assert!(comes_to_rest, "a client is never done");
+            }),
+            Action::Hear => self.with_client(|client, _| {
+                client.hear();
+            }),
+            Action::Read => self.with_client(|client, world| {
+                client.read(world.truth());
+            }),
+            Action::DeliverRead => self.with_client(|client, world| {
+                client.deliver_read(world.truth());
+            }),
+            Action::CrawlDuringARead => self.with_client(|client, world| {
+                let (has_read, crashes) = (client.read(world.truth()), world.crashes);
+                world.crawl();
+                world.publish();
+                // A crash has cut it off.
+                if has_read && crashes == world.crashes {
+                    client.hear();
+                    client.deliver_read(world.truth());
+                }
+            }),
+            Action::DiskFault => self.disk_fault(),
+            Action::FillDisk => self.fill_disk(),
+            Action::FreeDisk => self.free_disk(),
+            Action::LosePower => self.crash(Ending::PowerLoss),
+            Action::Kill => self.crash(Ending::Kill),
+            Action::LoseStore => self.lose_store(),
+            Action::SetClock => self.set_clock(),
+            Action::CalmDown => self.calm_down(),
         }
+    }
+
+    fn write(&mut self) {
+        // A burst now and then: more than the outboxes of slow readers hold.
+        let commits = if self.rng.u8(0..8) == 0 { 6 } else { 1 };
+        for _ in 0..commits {
+            let units = self.units();
+            // A refusal by the disk is counted there.
+            let _ = self.commit(&units);
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let index = self.rng.usize(0..self.clients.len());
+        let client = self.clients.swap_remove(index);
+        self.leave(client);
+        self.count("a client was cut");
+    }
+
+    fn subscribe(&mut self) {
+        let wish = Wish::random(&mut self.rng);
+        let twice = self.rng.u8(0..8) == 0;
+        self.with_client(|client, _| {
+            client.subscribe(wish.clone());
+            if twice {
+                client.subscribe(wish);
+            }
+        });
+    }
+
+    /// Somebody begins to take what a job downloads, or goes on.
+    fn sync(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let parked = self.parked_syncs.pop();
+        let job = self.any_job();
+        self.with_client(|client, _| client.sync(parked.unwrap_or_else(|| SyncReader::new(job))));
     }
 
     fn with_client(&mut self, work: impl FnOnce(&mut Client, &mut Self)) {
@@ -207,9 +348,9 @@ impl World {
         }
         let index = self.rng.usize(0..self.clients.len());
         let mut client = self.clients.swap_remove(index);
-        let losses = self.power_losses;
+        let crashes = self.crashes;
         work(&mut client, self);
-        if losses == self.power_losses {
+        if crashes == self.crashes {
             self.clients.push(client);
         } else {
             self.leave(client);
@@ -246,18 +387,19 @@ impl World {
 
     /// How tokens of this server name the key that they are sealed with.
     fn key_id(&self) -> [u8; 8] {
-        let token = starfeed::token::Token {
+        let token = Token {
             epoch: Epoch(0),
             scope: starfeed::view::Scope([0; 16]),
-            place: starfeed::token::Place::At(Seq::ZERO),
+            place: Place::At(Seq::ZERO),
             summary: starfeed::summary::Summary::default(),
         };
-        let sealed = starfeed::token::TokenSeal::new(self.server.store.secret()).seal(&token);
+        let sealed = self.server.seal.seal(&token);
         sealed[1..9].try_into().expect("eight bytes")
     }
 
-    fn truth(&self) -> Truth<'_> {
-        Truth { model: &self.model, store: &self.server.store }
+    pub(super) fn truth(&self) -> Truth<'_> {
+        let Server { store, feeds, seal, .. } = &self.server;
+        Truth { model: &self.model, store, feeds, seal }
     }
 
     fn unsubscribe(&mut self) {
@@ -312,7 +454,7 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, units: &[Unit]) -> Result<Vec<starfeed::store::UnitResult>, StoreError> {
-        match self.server.store.commit(Timestamp(self.now), units) {
+        match self.server.store.commit(Timestamp(self.clock_ms), units) {
             Ok(committed) => {
                 for change in &committed.changes {
                     self.model.take(change);
@@ -334,8 +476,11 @@ impl World {
                 self.count("a failed commit");
                 if self.disk.is_off() {
                     self.count("a power loss during a commit");
-                    self.lose_power();
+                    self.crash(Ending::PowerLoss);
                 } else {
+                    if matches!(error, StoreError::DiskFull) {
+                        self.count("a commit that found the disk full");
+                    }
                     self.disk.heal();
                     assert!(!matches!(error, StoreError::Damaged(_)), "{error}");
                     if self.learn_what_is_on_disk() {
@@ -354,32 +499,6 @@ impl World {
         }
     }
 
-    /// After a fault the store says what became of the write; sessions may read it from now on. Says whether it is there.
-    fn learn_what_is_on_disk(&mut self) -> bool {
-        let snapshot = self.server.store.snapshot().expect("the disk works again");
-        let before = self.model.last();
-        assert!(snapshot.position().seq >= before, "acknowledged changes are lost");
-        let budget = PageBudget { items: usize::MAX, bytes: usize::MAX };
-        let mut changes = Vec::new();
-        for table in TABLES {
-            match snapshot.changes_after(&Table::new(table), before, budget).expect("the disk works again") {
-                ChangePage::Changes { changes: found, .. } => changes.extend(found),
-                ChangePage::Trimmed => panic!("changes were trimmed before they were published"),
-            }
-        }
-        changes.sort_by_key(|change| change.seq);
-        for change in &changes {
-            self.model.take(change);
-        }
-        assert_eq!(self.model.last(), snapshot.position().seq, "the log ends where the store says");
-        for table in TABLES {
-            let rows = snapshot.rows_after(&Table::new(table), None, budget).expect("the disk works again").rows;
-            let rows = rows.into_iter().map(|row| (row.key, (row.version, row.document))).collect();
-            assert_eq!(self.model.now(table), rows, "rows and log differ");
-        }
-        self.model.last() > before
-    }
-
     fn client_writes(&mut self) {
         self.with_client(|client, world| {
             let Some((ticket, unit)) = client.writes.pop_front() else { return };
@@ -388,175 +507,39 @@ impl World {
         });
     }
 
-    fn disk_fault(&mut self) {
-        let nth = self.rng.u64(0..4);
-        let operation = if self.rng.bool() { Operation::Sync } else { Operation::Change };
-        let error = if self.rng.bool() { FaultError::Io } else { FaultError::Full };
-        let failure = match self.rng.u8(0..5) {
-            0 => Failure::Once(error),
-            1 => Failure::OnceButDone(error),
-            2 => Failure::PowerOff,
-            3 => Failure::PowerOffButDone,
-            _ => Failure::SyncThatLoses(self.rng.fork()),
-        };
-        let operation = if matches!(failure, Failure::SyncThatLoses(_)) { Operation::Sync } else { operation };
-        self.disk.fail(operation, nth, failure);
-    }
-
-    /// Everything in memory is gone, and some of what was not synced.
-    fn lose_power(&mut self) {
-        self.count("a power loss");
-        self.power_losses += 1;
-        self.unpublished.clear();
-        self.count_fell_behind();
-        let seen = self.clients.iter().map(Client::seen).max().unwrap_or_default();
-        for client in std::mem::take(&mut self.clients) {
-            self.leave(client);
-        }
-        self.disk.heal();
-        loop {
-            self.disk.crash(&mut self.rng);
-            if self.rng.u8(0..4) == 0 {
-                let nth = self.rng.u64(0..6);
-                self.disk.fail(Operation::Change, nth, Failure::PowerOff);
-            }
-            match Store::open(Box::new(self.disk.clone()), self.options.clone()) {
-                Ok(store) => {
-                    self.disk.heal();
-                    self.server = Server::new(store, self.figures);
-                    break;
-                }
-                Err(error) => {
-                    assert!(self.disk.is_off(), "the store cannot be opened: {error}");
-                    self.count("a power loss during recovery");
-                }
-            }
-        }
-        self.forget_source();
-        let position = self.server.store.position();
-        assert_eq!(position.epoch, self.options.fresh_epoch, "another history");
-        assert!(position.seq >= self.acknowledged, "acknowledged changes are lost");
-        assert!(position.seq >= seen, "a client has seen a change that is not in the store");
-        self.learn_what_is_on_disk();
-        self.acknowledged = position.seq;
-    }
-
-    /// The disk is gone, and a new one begins another history, sometimes with the secret that an operator has kept.
-    fn lose_store(&mut self) {
-        self.count("a lost store");
-        self.power_losses += 1;
-        self.unpublished.clear();
-        self.count_fell_behind();
-        for client in std::mem::take(&mut self.clients) {
-            self.leave(client);
-        }
-        self.disk = FaultDisk::new();
-        self.options.fresh_epoch = Epoch(self.options.fresh_epoch.0 + 1);
-        if self.rng.bool() {
-            self.options.fresh_secret.0[0] ^= 1;
-        }
-        let store = Store::open(Box::new(self.disk.clone()), self.options.clone()).expect("a new store");
-        self.server = Server::new(store, self.figures);
-        self.model = Model::default();
-        self.forget_source();
-        self.acknowledged = Seq::ZERO;
-    }
-
-    fn leave(&mut self, client: Client) {
-        let (readers, counts) = client.cut();
+    pub(super) fn leave(&mut self, client: Client) {
+        let Left { readers, syncs, counts } = client.cut();
         for (state, count) in counts {
             *self.counts.entry(state).or_default() += count;
         }
         self.parked.extend(readers);
+        self.parked_syncs.extend(syncs);
     }
 
-    fn count_fell_behind(&mut self) {
+    pub(super) fn count_fell_behind(&mut self) {
         assert_eq!(self.server.context.metrics.divergences.get(), 0, "a view differs from what was sent");
         let fell_behind = self.server.context.metrics.fell_behind.get();
         *self.counts.entry("a subscription fell behind").or_default() += fell_behind;
     }
-
-    /// Faults stop, and everyone reads until nothing comes: then every client holds what is there, and nothing leaks.
-    fn settle(&mut self) {
-        self.disk.heal();
-        // Changes that a fault left unpublished come with the next commit.
-        while self.commit(&[]).is_err() {}
-        self.publish();
-        self.settle_source();
-        for _ in 0..100_000 {
-            self.tell_new_feeds();
-            let mut is_busy = false;
-            for mut client in std::mem::take(&mut self.clients) {
-                is_busy |= client.go_on(self.truth());
-                while let Some((ticket, unit)) = client.writes.pop_front() {
-                    let result = self.commit(&[unit]).map(|mut results| results.remove(0));
-                    self.publish();
-                    client.written(ticket, result);
-                    is_busy = true;
-                }
-                self.clients.push(client);
-            }
-            if !is_busy {
-                break;
-            }
-        }
-        for client in &self.clients {
-            client.check_converged(self.truth());
-        }
-        let live: usize = self.server.feeds.figures().iter().map(|figures| figures.live).sum();
-        let subscribed: usize = self.clients.iter().map(|client| client.subscriptions().len()).sum();
-        assert_eq!(live, subscribed, "who is level is live");
-        for client in std::mem::take(&mut self.clients) {
-            self.leave(client);
-        }
-        self.count_fell_behind();
-        assert_eq!(self.server.waiting.bytes(), 0, "what waited for nobody is still counted");
-        assert_eq!(self.server.context.subscriptions.count(), 0, "subscriptions are left");
-        let figures = self.server.feeds.figures();
-        assert!(figures.iter().all(|feed| (feed.live, feed.filters) == (0, 0)), "somebody is left: {figures:?}");
-    }
 }
 
-/// Tables are followed here whether anybody subscribes to them or not.
-#[derive(Debug)]
-struct NoDemand;
-
-impl Demand for NoDemand {
-    fn changed(&self, _: &Table) {}
-}
-
-/// How small the parts of a server are.
-#[derive(Clone, Copy)]
-struct Figures {
-    window_bytes: usize,
-    page: PageBudget,
-    waiting_bytes: usize,
-}
-
-impl Server {
-    fn new(store: Store, figures: Figures) -> Self {
-        let metrics = Arc::new(Metrics::default());
-        let limits = FeedLimits {
-            window_bytes: figures.window_bytes,
-            table_filter_cost: 1_000_000,
-            pattern_bytes: 1 << 20,
-            hash_seed: 1,
+/// How often each action happens in one schedule, added up: some never, some much more often than in others.
+fn weights(rng: &mut fastrand::Rng) -> [u32; ACTIONS.len()] {
+    let mut sum = 0;
+    ACTIONS.map(|(action, weight)| {
+        let is_needed = matches!(
+            action,
+            Action::Publish | Action::TellFeeds | Action::Source | Action::Connect | Action::Subscribe | Action::Take
+        ) || matches!(action, Action::Read | Action::DeliverRead | Action::GoOn);
+        let often = match rng.u8(0..8) {
+            0 if !is_needed => 0,
+            1 => weight * 3,
+            2 => weight / 2,
+            _ => weight,
         };
-        let feeds = Feeds::of_source(store.position().seq, limits, Arc::clone(&metrics), Arc::new(NoDemand));
-        let limits = SubscriptionLimits { per_connection: 128, total: 1_000 };
-        let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);
-        let limits = SessionLimits {
-            requests: 64,
-            request_bytes: 1 << 20,
-            row_bytes: 1 << 20,
-            answer_bytes: 1 << 20,
-            import_bytes: 1 << 20,
-            page: figures.page,
-            filters: FilterLimits::default(),
-        };
-        let context = SessionContext::new(&store, subscriptions, metrics, limits, Writes::Overlap, Arc::default());
-        Self { store, feeds, context, waiting: Waiting::new(figures.waiting_bytes) }
-    }
+        sum += often;
+        sum
+    })
 }
 
 /// All are UUIDs but the first.

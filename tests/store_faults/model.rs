@@ -15,9 +15,17 @@ use crate::{INDEXES, tables};
 #[derive(Clone, Default)]
 pub(crate) struct Model {
     pub(crate) rows: BTreeMap<(Table, Key), Document>,
-    /// All changes there ever were.
-    pub(crate) history: Vec<Change>,
+    /// The number of the last change of each row, also of those that are gone.
+    versions: BTreeMap<(Table, Key), Seq>,
+    /// All changes there ever were, but for those that were forgotten.
+    history: Vec<Change>,
+    last: Seq,
+    /// The newest change of each table that was forgotten.
+    forgotten: BTreeMap<Table, Seq>,
 }
+
+/// How far back the log of each table reaches that has changes: behind this one of them.
+pub(crate) type Trimmed = BTreeMap<Table, Seq>;
 
 /// How a store is not as it should be.
 #[derive(Debug)]
@@ -43,7 +51,21 @@ impl From<StoreError> for Difference {
 
 impl Model {
     pub(crate) fn last(&self) -> Seq {
-        self.history.last().map_or(Seq::ZERO, |change| change.seq)
+        self.last
+    }
+
+    fn remember(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            self.last = change.seq;
+            self.versions.insert((change.table.clone(), change.key.clone()), change.seq);
+            self.history.push(change);
+        }
+    }
+
+    /// Forgets the changes that the log has no more: it will not have them again.
+    pub(crate) fn forget(&mut self, trimmed: Trimmed) {
+        self.history.retain(|change| trimmed.get(&change.table).is_none_or(|upto| change.seq > *upto));
+        self.forgotten.extend(trimmed);
     }
 
     /// Takes in one change that follows all others.
@@ -55,14 +77,14 @@ impl Model {
             None => self.rows.remove(&place),
         };
         assert_eq!(old, change.old, "change {} has another old row than the one before it left", change.seq);
-        self.history.push(change);
+        self.remember([change]);
     }
 
     /// Does what a store does with `units`.
     pub(crate) fn apply(&mut self, units: &[Unit], time: Timestamp) {
         for unit in units {
             let mut rows = self.rows.clone();
-            let mut history = Vec::new();
+            let mut history: Vec<Change> = Vec::new();
             let done = unit.iter().all(|Mutation { table, key, if_missing, if_present, .. }| {
                 let place = (table.clone(), key.clone());
                 let old = rows.get(&place).cloned();
@@ -82,8 +104,9 @@ impl Model {
                 if old != new {
                     let seq = Seq(self.last().0 + history.len() as u64 + 1);
                     let (table, key) = (table.clone(), key.clone());
-                    let is_of_row = |change: &&Change| change.table == table && change.key == key;
-                    let before = history.iter().chain(&self.history).filter(is_of_row).map(|change| change.seq).max();
+                    let in_unit = history.iter().rev().find(|change| change.table == table && change.key == key);
+                    let before = self.versions.get(&(table.clone(), key.clone())).copied();
+                    let before = in_unit.map(|change| change.seq).or(before);
                     let old_version = before.filter(|_| old.is_some()).unwrap_or(Seq::ZERO);
                     history.push(Change { seq, table, key, old, old_version, new, time, cause: Cause::Write });
                 }
@@ -91,7 +114,7 @@ impl Model {
             });
             if done {
                 self.rows = rows;
-                self.history.extend(history);
+                self.remember(history);
             }
         }
     }
@@ -105,18 +128,20 @@ impl Model {
         assert_eq!(committed.upto, self.last());
     }
 
-    /// Compares everything; says whether the log reaches back to the first change.
-    pub(crate) fn compare(&self, store: &Store) -> Result<bool, Difference> {
+    /// Compares everything; says how far the log reaches back where that is not to the first change.
+    pub(crate) fn compare(&self, store: &Store) -> Result<Trimmed, Difference> {
         self.compare_rows(store)?;
         let snapshot = store.snapshot()?;
         let mut entries = 0;
+        let mut all_trimmed = self.forgotten.clone();
         if store.position().seq != self.last() || snapshot.position().seq != self.last() {
             let positions = (store.position().seq, snapshot.position().seq, self.last());
             return Err(Difference::Found(format!("the positions differ: {positions:?}")));
         }
         for table in tables() {
             let history: Vec<_> = self.history.iter().filter(|change| change.table == table).cloned().collect();
-            let starts = std::iter::once(Seq::ZERO).chain(history.iter().map(|change| change.seq));
+            let first = self.forgotten.get(&table).copied().unwrap_or(Seq::ZERO);
+            let starts = std::iter::once(first).chain(history.iter().map(|change| change.seq));
             // As far back as the log of this table reaches; at its end nothing can be missing.
             for (trimmed, after) in starts.enumerate() {
                 let Some(log) = log_after(store, &table, after)? else {
@@ -126,13 +151,30 @@ impl Model {
                     return Err(Difference::Found(format!("the log of {table} differs after {after}: {log:?}")));
                 }
                 entries += log.len();
+                if after > Seq::ZERO {
+                    all_trimmed.insert(table, after);
+                }
                 break;
             }
         }
         if snapshot.log_entries()? != entries as u64 {
             return Err(Difference::Found(format!("{entries} changes are not all that the log holds")));
         }
-        Ok(entries == self.history.len())
+        Ok(all_trimmed)
+    }
+
+    /// Whether all that `store` shows is so, even if it does not show all that is.
+    pub(crate) fn contains_what_is_shown(&self, store: &Store) -> Result<bool, StoreError> {
+        let all = PageBudget { items: usize::MAX, bytes: usize::MAX };
+        for table in tables() {
+            let rows = store.snapshot()?.rows_after(&table, None, all)?.rows;
+            let is_row = |row: &Row| self.rows.get(&(table.clone(), row.key.clone())) == Some(&row.document);
+            let log = log_after(store, &table, Seq::ZERO)?.unwrap_or_default();
+            if !rows.iter().all(is_row) || !log.iter().all(|change| self.history.contains(change)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn compare_rows(&self, store: &Store) -> Result<(), Difference> {
@@ -160,8 +202,8 @@ impl Model {
                 compare_index(&snapshot, &table, index, &wanted)?;
             }
             let versions = rows.iter().all(|row| {
-                let made_by = self.history.iter().rev().find(|change| change.table == table && change.key == row.key);
-                made_by.is_none_or(|change| change.seq == row.version)
+                let made_by = self.versions.get(&(table.clone(), row.key.clone()));
+                made_by.is_some_and(|version| *version == row.version)
             });
             if !versions && self.last() == snapshot.position().seq {
                 return Err(Difference::Found(format!("a version in {table} is not that of the row's last change")));

@@ -59,7 +59,7 @@ pub(crate) fn server_with_rows(rows: &[(&str, Value)]) -> Option<ServerProcess> 
     store.commit(Timestamp(0), &rows.iter().map(put).collect::<Vec<_>>()).expect("the disk works");
     drop(store);
     let data_dir = directory.path().to_str().expect("a path in UTF-8");
-    let mut server = ServerProcess::start(Start { data_dir, keeps_log: true, ..Start::default() });
+    let mut server = ServerProcess::start(Start { data_dir, ..Start::default() });
     server.directory = Some(directory);
     Some(server)
 }

@@ -141,6 +141,18 @@ impl FaultDisk {
         self.lock().restart();
     }
 
+    /// Another disk with the same bytes, all of them stable.
+    pub(crate) fn copy(&self) -> Self {
+        let Cache { bytes, len, .. } = &self.lock().cache;
+        let cache = Cache { bytes: bytes.clone(), len: *len, stable_len: *len, ..Cache::default() };
+        Self { state: Arc::new(Mutex::new(State { cache, ..State::default() })) }
+    }
+
+    /// Changes the byte at `offset`, as a disk does that wears out.
+    pub(crate) fn flip(&self, offset: usize, bits: u8) {
+        self.lock().cache.bytes[offset] ^= bits;
+    }
+
     /// Whether a fault has cut the power.
     pub(crate) fn is_off(&self) -> bool {
         self.lock().off

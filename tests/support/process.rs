@@ -1,6 +1,7 @@
 //! A server as a process of its own, ended with the test that started it.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,7 +19,22 @@ pub(crate) struct ServerProcess {
     pub(crate) database: Option<Database>,
     /// What it keeps its data in, if that goes with it.
     pub(crate) directory: Option<tempfile::TempDir>,
-    log: Option<tempfile::NamedTempFile>,
+    /// All that it logs, at every level.
+    log: tempfile::NamedTempFile,
+}
+
+/// What is secret in the rows and the configuration of tests, or how that begins: no log may have it.
+const SECRETS: [&str; 3] = ["hunter2", "5ecret", "open-sesame-4711"];
+
+/// The secret that is in `bytes`, as it is or as somebody may print its bytes.
+pub(crate) fn secret_in(bytes: &[u8]) -> Option<&'static str> {
+    let has = |text: &str| memchr::memmem::find(bytes, text.as_bytes()).is_some();
+    let shows = |secret: &&str| {
+        let in_decimal: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+        let in_hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        has(secret) || has(&in_decimal.join(", ")) || has(&in_hex) || has(&in_hex.to_uppercase())
+    };
+    SECRETS.into_iter().find(shows)
 }
 
 /// How a server is started.
@@ -30,52 +46,59 @@ pub(crate) struct Start<'a> {
     pub(crate) environment: &'a [(&'a str, &'a str)],
     /// What it is to mirror.
     pub(crate) database: Option<Database>,
-    /// Whether what it logs can be read with [`ServerProcess::log`].
-    pub(crate) keeps_log: bool,
 }
 
 impl Default for Start<'_> {
     /// On a free port, with its data in memory.
     fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:0",
-            data_dir: ":memory:",
-            settings: &[],
-            environment: &[],
-            database: None,
-            keeps_log: false,
+        Self { listen: "127.0.0.1:0", data_dir: ":memory:", settings: &[], environment: &[], database: None }
+    }
+}
+
+impl Start<'_> {
+    fn command(&self) -> Command {
+        let Self { listen, data_dir, settings, environment, database, .. } = self;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
+        command.args(["serve", "--listen", listen, "--log", "trace", "--data-dir", data_dir]);
+        if database.is_some() || settings.iter().any(|(key, _)| *key == "source") {
+            // Many databases share this machine, and one that has to wait for its turn is not silent. Tests of silence say how long.
+            command.args(["--set", "source_silence_seconds=30"]);
         }
+        for (key, value) in *settings {
+            command.args(["--set", &format!("{key}={value}")]);
+        }
+        if let Some(database) = database {
+            command.args(["--source", &database.url()]);
+        }
+        // No file or variable of whoever runs the tests has a say.
+        command.env_clear().envs(environment.iter().copied()).current_dir(std::env::temp_dir());
+        command
+    }
+
+    /// Starts a server and ends it at once after so long, whether it was up by then or not.
+    pub(crate) fn and_kill_after(self, pause: Duration) {
+        let mut child = self.command().stdout(Stdio::null()).spawn().expect("the server starts");
+        std::thread::sleep(pause);
+        child.kill().expect("it is our child");
+        let status = child.wait().expect("it is our child");
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "it ended by itself: {status}");
     }
 }
 
 impl ServerProcess {
     /// Starts a server.
     pub(crate) fn start(start: Start<'_>) -> Self {
-        let Start { listen, data_dir, settings, environment, database, keeps_log } = start;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_starfeed"));
-        command.args(["serve", "--listen", listen, "--log", "warn", "--data-dir", data_dir]);
-        if database.is_some() || settings.iter().any(|(key, _)| *key == "source") {
-            // Many databases share this machine, and one that has to wait for its turn is not silent. Tests of silence say how long.
-            command.args(["--set", "source_silence_seconds=30"]);
-        }
-        for (key, value) in settings {
-            command.args(["--set", &format!("{key}={value}")]);
-        }
-        if let Some(database) = &database {
-            command.args(["--source", &database.url()]);
-        }
-        // No file or variable of whoever runs the tests has a say.
-        command.env_clear().envs(environment.iter().copied()).current_dir(std::env::temp_dir());
-        let log = keeps_log.then(|| tempfile::NamedTempFile::new().expect("a file"));
-        if let Some(log) = &log {
-            command.stderr(log.reopen().expect("the same file"));
-        }
+        let mut command = start.command();
+        let Start { database, .. } = start;
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        command.stderr(log.reopen().expect("the same file"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut line).expect("the server says where it listens");
         let Some(address) = line.strip_prefix("listening on ") else {
-            panic!("the server said {line:?}, then {:?}", child.wait());
+            let (status, log) = (child.wait(), std::fs::read_to_string(log.path()));
+            panic!("the server said {line:?}, then {status:?}: {log:?}");
         };
         Self { address: address.trim().to_owned(), child, database, directory: None, log }
     }
@@ -111,10 +134,15 @@ impl ServerProcess {
         Pid::from_child(&self.child)
     }
 
-    /// What it has logged, if that is kept.
+    /// What it has logged that somebody should look at.
     pub(crate) fn log(&self) -> String {
-        let log = self.log.as_ref().expect("what it logs is kept");
-        std::fs::read_to_string(log.path()).expect("a file of text")
+        let lines = self.whole_log();
+        lines.lines().filter(|line| !is_below_warning(line)).map(|line| format!("{line}\n")).collect()
+    }
+
+    /// All that it has logged.
+    pub(crate) fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log.path()).expect("a file")).into_owned()
     }
 
     /// Asks it to end, and waits until it has.
@@ -209,10 +237,19 @@ impl Drop for ServerProcess {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if self.log.is_some() && std::thread::panicking() {
+        if std::thread::panicking() {
             eprintln!("{}", self.log());
+            return;
         }
+        let log = self.whole_log();
+        assert_eq!(secret_in(log.as_bytes()), None, "the server has logged a secret: {log}");
     }
+}
+
+/// Whether a line of the log is of a level that is not shown by default to whoever runs the tests.
+fn is_below_warning(line: &str) -> bool {
+    let level = line.split_ascii_whitespace().nth(1);
+    level.is_some_and(|level| ["TRACE", "DEBUG", "INFO"].contains(&level))
 }
 
 /// Waits until `condition` holds; fails after a long while.

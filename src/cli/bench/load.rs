@@ -15,6 +15,7 @@ use super::connection::{Address, Connection, READ_BUFFER_BYTES};
 use super::event::{self, PolicyEvent, Stamp};
 use super::process::{Interrupt, Probe};
 use super::sequence::{Arrival, Completion, Faults, SequenceCheck};
+use super::stalled::{self, StalledClients};
 use super::writer::{OpenLoop, Writer};
 use crate::client::Client;
 use crate::proto;
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) paces: Vec<Pace>,
     /// How long each pace is measured.
     pub(super) duration: Duration,
+    /// Clients that do not read, beside which each pace is measured again.
+    pub(super) stalled: usize,
 }
 
 /// What came of one pace.
@@ -54,6 +57,8 @@ pub(super) struct Run {
     pub(super) latency: Histogram<u64>,
     pub(super) faults: Faults,
     pub(super) memory: Option<Memory>,
+    /// What came of clients that did not read meanwhile, if there were any.
+    pub(super) stalled: Option<stalled::Outcome>,
 }
 
 /// Resident bytes of the server.
@@ -69,6 +74,8 @@ const HANDSHAKES_MAX: usize = 64;
 /// When nothing has come for so long, what is still missing is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 const WARM_UP_MAX: Duration = Duration::from_secs(1);
+/// So long everybody is served until those that do not read have filled every buffer on the way.
+const STALLING: Duration = Duration::from_secs(20);
 const LATENCY_MICROS_MAX: u64 = 3_600_000_000;
 
 /// Runs `plan` against the server at `address`; `server` tells its use of the machine. Each run is handed to `report`.
@@ -127,7 +134,8 @@ async fn run_on_policy(
         .map(|(listener, connection)| shared.listen(listener, connection))
         .collect();
     let mut listening = std::pin::pin!(listening);
-    let script = Script { shared: &shared, plan, server, before_subscribers, writer: Some(writer), next_seq: 1 };
+    let script =
+        Script { shared: &shared, plan, address, server, before_subscribers, writer: Some(writer), next_seq: 1 };
     // The script is polled first: a request that is due does not wait until all that has come is read. Listening ends
     // only with an error.
     tokio::select! {
@@ -314,6 +322,7 @@ fn response(message: &[u8]) -> anyhow::Result<Option<i32>> {
 struct Script<'a> {
     shared: &'a Shared,
     plan: &'a Plan,
+    address: &'a Address,
     server: Option<&'a Probe>,
     before_subscribers: Option<u64>,
     /// Away while an open loop has it.
@@ -341,25 +350,57 @@ impl Usage {
 impl Script<'_> {
     async fn run(mut self, mut report: impl FnMut(Run) -> anyhow::Result<()>) -> anyhow::Result<()> {
         ensure!(self.shared.wait_for(1).await, "not every subscription has begun");
-        let with_subscribers = self.server.map(Probe::resident_bytes).transpose()?;
+        let with_subscribers = self.resident_bytes()?;
         for pace in &self.plan.paces {
             let mut run = self.measure(*pace).await?;
-            let after_run = self.server.map(Probe::resident_bytes).transpose()?;
-            run.memory = (self.before_subscribers.zip(with_subscribers).zip(after_run)).map(
-                |((before_subscribers, with_subscribers), after_run)| Memory {
-                    before_subscribers,
-                    with_subscribers,
-                    after_run,
-                },
-            );
+            run.memory = self.memory(with_subscribers)?;
             let is_complete = run.faults.lost == 0;
+            let p99 = run.latency.value_at_quantile(0.99);
             report(run)?;
             if !is_complete {
                 // Another run would wait for the same changes in vain.
                 return Ok(());
             }
+            if self.plan.stalled > 0 {
+                let mut run = self.measure_beside_stalled(*pace, p99).await?;
+                run.memory = self.memory(with_subscribers)?;
+                report(run)?;
+            }
         }
         Ok(())
+    }
+
+    fn memory(&self, with_subscribers: Option<u64>) -> anyhow::Result<Option<Memory>> {
+        let after_run = self.resident_bytes()?;
+        let memory = self.before_subscribers.zip(with_subscribers).zip(after_run);
+        Ok(memory.map(|((before_subscribers, with_subscribers), after_run)| Memory {
+            before_subscribers,
+            with_subscribers,
+            after_run,
+        }))
+    }
+
+    fn resident_bytes(&self) -> anyhow::Result<Option<u64>> {
+        self.server.map(Probe::resident_bytes).transpose()
+    }
+
+    /// The same once more, with clients that do not read; `p99_alone` is in microseconds.
+    async fn measure_beside_stalled(&mut self, pace: Pace, p99_alone: u64) -> anyhow::Result<Run> {
+        let before = self.resident_bytes()?;
+        let stalled = StalledClients::subscribe(self.address, self.plan.stalled).await?;
+        // Until their sockets are full they do not stall, and cost what everybody costs.
+        self.write(pace, STALLING.min(self.plan.duration)).await?;
+        let mut run = self.measure(pace).await?;
+        let grown = self.resident_bytes()?.zip(before).map(|(after, before)| after.saturating_sub(before));
+        let (exact, began_anew) = stalled.read_again(self.address).await?;
+        run.stalled = Some(stalled::Outcome {
+            clients: self.plan.stalled,
+            bytes_each: grown.map(|bytes| bytes / self.plan.stalled as u64),
+            p99_ratio: run.latency.value_at_quantile(0.99) as f64 / p99_alone.max(1) as f64,
+            exact,
+            began_anew,
+        });
+        Ok(run)
     }
 
     async fn measure(&mut self, pace: Pace) -> anyhow::Result<Run> {
@@ -389,6 +430,7 @@ impl Script<'_> {
             latency: board.latency.clone(),
             faults,
             memory: None,
+            stalled: None,
         })
     }
 

@@ -11,6 +11,7 @@ mod load;
 mod process;
 mod report;
 mod sequence;
+mod stalled;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,9 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', conflicts_with = "in_flight")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Vec<u32>,
+    /// Measure each row once more, beside clients that do not read meanwhile; then they read again, and have to hold what is there
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    stalled: u32,
     /// How long each row is measured, after a warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
@@ -87,7 +91,7 @@ impl StoreKind {
 
 /// Runs the command, on a runtime of its own: the load comes from one thread.
 pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
-    raise_descriptor_limit(u64::from(args.subscribers))?;
+    raise_descriptor_limit(u64::from(args.subscribers) + u64::from(args.stalled))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(bench(&args))
 }
@@ -137,14 +141,20 @@ impl BenchArgs {
             payload_bytes: self.payload as usize,
             paces,
             duration: Duration::from_secs(u64::from(self.seconds)),
+            stalled: self.stalled as usize,
         }
     }
 
     /// What a server is started with.
     fn settings(&self) -> Vec<String> {
         // Beside the subscribers there is the writer, and whoever looks.
-        let connections = (self.subscribers + 100).max(10_000);
+        let connections = (self.subscribers.saturating_add(self.stalled).saturating_add(100)).max(10_000);
         let mut settings = vec![format!("connections={connections}")];
+        if self.stalled > 0 {
+            // Who does not read is let go after a while, and answers no ping; here that would be the end of what is measured.
+            let seconds = 2 * u64::from(self.seconds) + 600;
+            settings.extend(["stall_seconds", "ping_seconds"].map(|key| format!("{key}={seconds}")));
+        }
         settings.extend(self.set.iter().cloned());
         settings
     }

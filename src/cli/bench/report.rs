@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::load::{Pace, Run};
+use super::stalled::Outcome;
 
 /// Prints rows to standard output as they come.
 #[derive(Debug)]
@@ -73,7 +74,8 @@ impl Report {
             Format::Table => {
                 let head = if self.has_begun { String::new() } else { self.setting.heading() };
                 self.has_begun = true;
-                print(&(head + &line(|column| (column.cell)(store, run))))
+                let stalled = run.stalled.as_ref().map_or_else(String::new, stalled);
+                print(&(head + &line(|column| (column.cell)(store, run)) + &stalled))
             }
         }
     }
@@ -156,7 +158,24 @@ fn json(store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
         "rss_before_subscribers": run.memory.map(|memory| memory.before_subscribers),
         "rss_with_subscribers": run.memory.map(|memory| memory.with_subscribers),
         "rss_after_run": run.memory.map(|memory| memory.after_run),
+        "stalled": run.stalled.map(|stalled| serde_json::json!({
+            "clients": stalled.clients,
+            "bytes_each": stalled.bytes_each,
+            "p99_ratio": stalled.p99_ratio,
+            "exact": stalled.exact,
+            "began_anew": stalled.began_anew,
+        })),
     })
+}
+
+/// What came of those that did not read during the row above.
+fn stalled(outcome: &Outcome) -> String {
+    let Outcome { clients, bytes_each, p99_ratio, exact, began_anew } = outcome;
+    format!(
+        "  ^ beside {clients} clients that did not read: p99 is {p99_ratio:.2} times that without them; {} KB of memory \
+         each; {exact} held what is there when they had read again, {began_anew} of them began anew\n",
+        or_dash(bytes_each.map(kilobytes)),
+    )
 }
 
 fn pace(pace: Pace) -> String {
@@ -244,6 +263,7 @@ mod tests {
                 with_subscribers: 16_000_000,
                 after_run: 24_000_000,
             }),
+            stalled: None,
         }
     }
 
@@ -284,5 +304,17 @@ mod tests {
         assert_eq!(json["delivered_per_cpu_second"], 2_000_000.0);
         assert_eq!(json["latency_ms"]["p50"], 1.5);
         assert_eq!(json["bytes_per_subscriber"], 6000);
+        assert!(json["stalled"].is_null());
+    }
+
+    #[test]
+    fn what_came_of_stalled_clients_is_said() {
+        let outcome = Outcome { clients: 10, bytes_each: Some(12_300), p99_ratio: 1.064, exact: 10, began_anew: 1 };
+        let text = stalled(&outcome);
+        for part in ["beside 10 clients", "is 1.06 times", "12.3 KB", "10 held", "1 of them"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let json = json("disk", &setting(), &Run { stalled: Some(outcome), ..run() });
+        assert_eq!(json["stalled"]["bytes_each"], 12_300);
     }
 }

@@ -11,6 +11,7 @@ use crate::catalog;
 use crate::change::{ChangeKind, Document, Key, Row, Table, Timestamp};
 use crate::feed::SeenChange;
 use crate::metrics::Metrics;
+use crate::planted::PlantedBug;
 use crate::proto::{Job, JobList, JobRunState, event};
 use crate::view::key_id;
 
@@ -102,6 +103,7 @@ impl Collector for JobStatus {
             let was_known = change.old.as_ref().is_some_and(|old| self.is_current(old));
             let is_unsent = self.forget(key).is_some_and(|collected| collected.is_new);
             if was_known
+                && !PlantedBug::StatusForgetsDeletions.is_planted()
                 && !is_unsent
                 && let Ok(id) = key_id(key)
             {

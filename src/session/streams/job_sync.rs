@@ -13,6 +13,7 @@ use super::super::Watch;
 use super::super::counted::Counted;
 use crate::catalog::{self, JobStanding, JobSyncPlan, Plan, SyncPage};
 use crate::feed::Waiting;
+use crate::planted::PlantedBug;
 use crate::proto::{SyncItem, event};
 use crate::source::SourceError;
 use crate::store::PageBudget;
@@ -114,6 +115,9 @@ impl JobSync {
 
     pub(super) fn page(&mut self, page: SyncPage, waiting: &Arc<Waiting>) {
         self.is_looking = false;
+        if PlantedBug::WakeDuringALookIsForgotten.is_planted() {
+            self.is_woken = false;
+        }
         let SyncPage { items, reached, is_complete, job } = page;
         self.read = items.last().map(|(sequence, _)| *sequence as f64).or(self.read);
         // Rows that cannot be shown are passed by, but only to see what is behind them: one with a large number must not hide what comes.
@@ -122,7 +126,7 @@ impl JobSync {
         let bytes = self.items.iter().map(SyncItem::encoded_len).sum();
         self.counted = (!self.items.is_empty()).then(|| Counted::new(bytes, waiting));
         match job {
-            _ if !is_complete => self.is_woken = true,
+            _ if !is_complete && !PlantedBug::JobEndsBeforeItsItems.is_planted() => self.is_woken = true,
             JobStanding::Unfinished => {}
             JobStanding::Finished => self.end = Some(News::Closed { end: End::Complete, message: None }),
             JobStanding::Missing => {

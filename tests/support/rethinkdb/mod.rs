@@ -72,5 +72,5 @@ fn on_disk_over(database: Database, data_dir: &Path) -> ServerProcess {
 pub(crate) fn server_with_rows(rows: &[(&str, Value)]) -> Option<ServerProcess> {
     let database = Database::lease()?;
     rows.iter().for_each(|(table, row)| database.put(table, row));
-    Some(ServerProcess::start(Start { database: Some(database), keeps_log: true, ..Start::default() }))
+    Some(ServerProcess::start(Start { database: Some(database), ..Start::default() }))
 }

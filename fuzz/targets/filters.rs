@@ -1,0 +1,8 @@
+//! See `tests/fuzzed/filters.rs`.
+
+#![no_main]
+
+#[path = "../../tests/fuzzed/mod.rs"]
+mod fuzzed;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzed::filters::target(data));

@@ -1,0 +1,8 @@
+//! See `tests/fuzzed/python.rs`.
+
+#![no_main]
+
+#[path = "../../tests/fuzzed/mod.rs"]
+mod fuzzed;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzzed::python::target(data));
