@@ -1,6 +1,6 @@
 //! Bad input over a real socket: tables of what is sent and how it has to end, to the exact close code or text of the error.
 //!
-//! Each case also shows that nobody else is target: the connection goes on after an error, the next one is served after an end,
+//! Each case also shows that nobody else is harmed: the connection goes on after an error, the next one is served after an end,
 //! and when a table is through, the server has nothing left of it.
 
 mod bad_input {
