@@ -155,6 +155,8 @@ limits! {
     send_buffer_bytes = 262_144;
     /// Bytes of recent changes that are kept in memory for each table that has had subscribers.
     window_bytes = 4_194_304;
+    /// Connections that whoever publishes writes to by itself behind a commit; the rest are woken, and write on all cores.
+    direct_writes = 4_096;
     /// Rows or changes that a subscription reads at a time while it is behind.
     page_rows = 500;
     /// Bytes that a subscription reads at a time while it is behind.
@@ -259,6 +261,7 @@ impl Limits {
             window_bytes: size(self.window_bytes),
             table_filter_cost: self.table_filter_cost,
             pattern_bytes: size(self.pattern_bytes),
+            direct_writes: size(self.direct_writes),
             hash_seed,
         }
     }

@@ -77,6 +77,10 @@ pub enum PlantedBug {
     WakesBeforeThereIsSomething,
     /// Who begins to wait for changes of rows is not told of those that came just before.
     BellsBeginSilent,
+    /// A publisher that finds a connection busy does not wake it for what is new.
+    BusyConnectionIsNotWoken,
+    /// A publisher leaves to nobody what the client does not take at once.
+    UnsentIsLeftToNobody,
 }
 
 impl PlantedBug {
@@ -119,8 +123,13 @@ impl PlantedBug {
     ];
 
     /// Those that show only where two things happen at the same time.
-    pub const RACES: [Self; 3] =
-        [Self::LiveIsDecidedUnlocked, Self::WakesBeforeThereIsSomething, Self::BellsBeginSilent];
+    pub const RACES: [Self; 5] = [
+        Self::LiveIsDecidedUnlocked,
+        Self::WakesBeforeThereIsSomething,
+        Self::BellsBeginSilent,
+        Self::BusyConnectionIsNotWoken,
+        Self::UnsentIsLeftToNobody,
+    ];
 
     /// Whether this bug is switched on in this thread.
     #[cfg(not(feature = "planted-bugs"))]

@@ -314,6 +314,7 @@ impl Acceptor {
                         writer_status: Arc::clone(&self.writer_status),
                         http: self.http,
                         origins: Arc::clone(&self.origins),
+                        tracker: tracker.clone(),
                     };
                     task::spawn(tracker, guest.welcome(stream));
                 }
@@ -337,6 +338,7 @@ struct Guest {
     writer_status: Arc<WriterStatus>,
     http: HttpLimits,
     origins: Arc<OriginPolicy>,
+    tracker: TaskTracker,
 }
 
 /// Whoever is not let in has this long to send a request and read the answer.
@@ -358,7 +360,7 @@ impl Guest {
             Err(NoRequest::Gone) => {}
             Err(NoRequest::Refused(refusal)) => self.refuse(stream, refusal).await,
             Ok(Asked::Page { path, with_body }) => self.page(stream, &path, with_body).await,
-            Ok(Asked::Upgrade { accept }) => self.upgrade(stream, &accept, buffer).await,
+            Ok(Asked::Upgrade { accept }) => return self.upgrade(stream, &accept, buffer).await,
         }
         connections.dec();
     }
@@ -410,11 +412,19 @@ impl Guest {
         let _ = tokio::time::timeout(self.http.head_timeout, answer).await;
     }
 
-    async fn upgrade(&self, mut stream: TcpStream, accept: &str, already_read: BytesMut) {
-        if stream.set_nodelay(true).is_err() || http::accept_upgrade(&mut stream, accept).await.is_err() {
-            return;
-        }
-        websocket::serve(stream, already_read.into(), Arc::clone(&self.connection)).await;
+    async fn upgrade(self, mut stream: TcpStream, accept: &str, already_read: BytesMut) {
+        let is_upgraded = stream.set_nodelay(true).is_ok() && http::accept_upgrade(&mut stream, accept).await.is_ok();
+        let Self { permit, connection, tracker, .. } = self;
+        // A task of its own: what a handshake needs is not kept for as long as the connection stays.
+        task::spawn(&tracker, async move {
+            let connections = connection.session.metrics.connections.clone();
+            if is_upgraded {
+                let already_read = if already_read.is_empty() { Vec::new() } else { already_read.into() };
+                websocket::serve(stream, already_read, connection).await;
+            }
+            connections.dec();
+            drop(permit);
+        });
     }
 
     fn metrics(&self) -> String {

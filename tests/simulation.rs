@@ -8,6 +8,7 @@
 
 mod simulation {
     pub(crate) mod client;
+    pub(crate) mod mouth;
     pub(crate) mod faults;
     pub(crate) mod jobs;
     pub(crate) mod model;

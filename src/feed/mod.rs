@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 
 use bells::Bells;
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
-pub use outbox::{Delivery, Outbox, Outlet, Waiting};
+pub use outbox::{Delivery, Outbox, Outlet, ViewChanges, Waiting};
 pub use published::{Piece, Published, ViewChange};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
@@ -62,6 +62,8 @@ pub struct FeedLimits {
     pub table_filter_cost: u64,
     /// Bytes of the automata of the patterns in filters of one table.
     pub pattern_bytes: usize,
+    /// Connections that a publisher delivers to by itself; the others are woken.
+    pub direct_writes: usize,
     /// Decides how the values in filters are hashed; no client may know it.
     pub hash_seed: u64,
 }
@@ -87,8 +89,9 @@ struct FeedState {
 }
 
 impl Feed {
-    /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern.
-    fn publish(&self, changes: Vec<Change>) {
+    /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern; puts the outboxes that
+    /// were empty to `ready`.
+    fn publish(&self, changes: Vec<Change>, ready: &mut Vec<Arc<Outbox>>) {
         let batch: Vec<Arc<Published>> =
             changes.into_iter().map(|change| Published::new(change, self.secrets)).collect();
         let mut state = self.lock();
@@ -104,7 +107,7 @@ impl Feed {
         let lent = lent.map(|mut matching| (matching.run(&batch), matching));
         let matched = lent.as_ref().map_or(&[][..], |(matched, _)| matched);
         let mut state = self.lock();
-        state.views.hand_over(&batch, matched, &self.metrics);
+        state.views.hand_over(&batch, matched, &self.metrics, ready);
         state.handed = state.window.head();
         // Only now: a filter that came meanwhile may get the number of one that went, and that has just been used.
         if let Some((_, matching)) = lent {
@@ -314,10 +317,15 @@ impl Feeds {
             }
         }
         drop(state);
+        let mut ready = Vec::new();
         for (feed, batch) in batches {
-            feed.publish(batch);
+            feed.publish(batch, &mut ready);
         }
         self.handed_over.fetch_max(upto.0, Ordering::Release);
+        // Under no lock, since this thread may go the whole way to the sockets now.
+        for (at, outbox) in ready.iter().enumerate() {
+            if at < self.limits.direct_writes { outbox.deliver() } else { outbox.wake() }
+        }
     }
 
     /// Sets how `table` stands to its source, and tells its subscribers, behind everything that was published before.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -13,8 +14,14 @@ use crate::summary::Summary;
 
 /// How an outbox reaches its connection.
 pub trait Outlet: Send + Sync {
-    /// Something waits in an outbox that was empty. Called by publishers: it must neither wait nor call back.
-    fn ready(&self);
+    /// Something waits in an outbox that was empty. Called under locks: it must neither wait nor call back.
+    fn wake(&self);
+
+    /// The same, called by a publisher under no lock: what waits may be taken and sent at once, by its thread, but it must
+    /// not wait for anybody.
+    fn deliver(&self) {
+        self.wake();
+    }
 }
 
 /// The bytes that wait for all connections together.
@@ -52,17 +59,17 @@ impl Waiting {
 }
 
 /// Room for as many deliveries is kept by an empty queue; what a burst took beyond that is given back.
-const KEPT_CAPACITY: usize = 128;
+const KEPT_CAPACITY: usize = 8;
 
 /// One thing that waits for a connection.
 #[derive(Clone, Debug)]
 pub enum Delivery {
-    /// A change for a subscription.
-    Change {
+    /// Changes for a subscription.
+    Changes {
         /// For whom.
         subscription: SubscriptionId,
         /// What.
-        change: Arc<ViewChange>,
+        changes: ViewChanges,
     },
     /// The subscription's changes after `after` did not fit: it is behind and has to catch up from there.
     FellBehind {
@@ -89,6 +96,83 @@ pub enum Delivery {
     },
 }
 
+/// Changes of one view that were published together, or some of them in a row; shared by all subscribers of the view.
+#[derive(Clone, Debug)]
+pub struct ViewChanges {
+    batch: Arc<[Arc<ViewChange>]>,
+    range: Range<usize>,
+    /// Bytes of those in the range.
+    bytes: usize,
+}
+
+impl ViewChanges {
+    pub(crate) fn new(batch: Vec<Arc<ViewChange>>) -> Self {
+        let (range, bytes) = (0..batch.len(), batch.iter().map(|change| change.published().size()).sum());
+        Self { batch: batch.into(), range, bytes }
+    }
+
+    /// Those that are left, oldest first.
+    pub fn left(&self) -> &[Arc<ViewChange>] {
+        &self.batch[self.range.clone()]
+    }
+
+    /// The newest of them.
+    pub(super) fn head(&self) -> Seq {
+        self.left().last().map_or(Seq::ZERO, |last| last.published().seq())
+    }
+
+    /// Those that follow `after`.
+    fn behind(&self, after: Seq) -> Self {
+        if self.left().first().is_none_or(|first| first.published().seq() > after) {
+            return self.clone();
+        }
+        let mut rest = self.clone();
+        let passed = rest.left().partition_point(|change| change.published().seq() <= after);
+        rest.split_off_front(passed);
+        rest
+    }
+
+    /// Takes the first `count`.
+    fn split_off_front(&mut self, count: usize) -> Self {
+        let middle = self.range.start + count;
+        let front = Self { batch: Arc::clone(&self.batch), range: self.range.start..middle, bytes: 0 };
+        let bytes = front.left().iter().map(|change| change.published().size()).sum();
+        self.range.start = middle;
+        self.bytes -= bytes;
+        Self { bytes, ..front }
+    }
+
+    /// How many from the first on are wanted for about `bytes_max` bytes: as many as begin before they are reached.
+    fn begun_within(&self, bytes_max: usize) -> usize {
+        let begins = self.left().iter().scan(0, |bytes, change| {
+            let begin = *bytes;
+            *bytes += change.published().size();
+            Some(begin)
+        });
+        begins.take_while(|begin| *begin < bytes_max).count()
+    }
+
+    /// How many from the first on have room in `bytes_max` bytes.
+    fn ended_within(&self, bytes_max: usize) -> usize {
+        let ends = self.left().iter().scan(0, |bytes, change| {
+            *bytes += change.published().size();
+            Some(*bytes)
+        });
+        ends.take_while(|end| *end <= bytes_max).count()
+    }
+}
+
+impl Iterator for ViewChanges {
+    type Item = Arc<ViewChange>;
+
+    fn next(&mut self) -> Option<Arc<ViewChange>> {
+        let at = self.range.next()?;
+        let change = Arc::clone(&self.batch[at]);
+        self.bytes -= change.published().size();
+        Some(change)
+    }
+}
+
 /// What waits for one connection, of all its subscriptions, in the order of publishing.
 pub struct Outbox {
     state: Mutex<OutboxState>,
@@ -103,12 +187,13 @@ struct OutboxState {
     bytes: usize,
 }
 
-/// Whether all of a batch was taken.
+/// What came of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pushed {
-    All,
-    /// The rest did not fit; the connection was told that the subscription is behind.
-    Overflowed,
+pub(super) struct Pushed {
+    /// Not all of it did fit; the connection is told that the subscription is behind.
+    pub(super) is_overflowed: bool,
+    /// Something waits where nothing did: the outbox has to be delivered.
+    pub(super) is_first: bool,
 }
 
 impl Outbox {
@@ -117,43 +202,52 @@ impl Outbox {
         Arc::new(Self { state: Mutex::default(), bytes_max, waiting, outlet })
     }
 
-    /// Hands over the changes of `batch` that follow `after`, as many as fit.
-    pub(super) fn push(&self, subscription: SubscriptionId, after: Seq, batch: &[Arc<ViewChange>]) -> Pushed {
+    /// Hands over those of `changes` that follow `after`, as many as fit. Whoever does it sees to [`Outbox::deliver`].
+    pub(super) fn push(&self, subscription: SubscriptionId, after: Seq, changes: &ViewChanges) -> Pushed {
         if PlantedBug::WakesBeforeThereIsSomething.is_planted() {
-            self.outlet.ready();
+            self.outlet.wake();
+        }
+        let mut changes = match PlantedBug::LiveRepeatsReplayedChanges.is_planted() {
+            true => changes.clone(),
+            false => changes.behind(after),
+        };
+        if changes.left().is_empty() {
+            return Pushed { is_overflowed: false, is_first: false };
         }
         let mut state = self.lock();
         let was_empty = state.queue.is_empty();
-        let before = state.bytes;
-        let bytes_max = self.bytes_max.min(before.saturating_add(self.waiting.room()));
-        let mut pushed = Pushed::All;
-        for change in batch {
-            let published = change.published();
-            if published.seq() <= after && !PlantedBug::LiveRepeatsReplayedChanges.is_planted() {
-                continue;
-            }
-            let size = published.size();
+        let room = self.bytes_max.saturating_sub(state.bytes).min(self.waiting.room());
+        let mut is_overflowed = false;
+        if changes.bytes > room {
             // A change larger than the outbox still goes when nothing else waits.
-            if state.bytes + size > bytes_max && !state.queue.is_empty() {
-                if PlantedBug::FullOutboxDropsSilently.is_planted() {
-                    continue;
-                }
+            let fitting = changes.ended_within(room).max(usize::from(was_empty));
+            let front = changes.split_off_front(fitting);
+            if let Some(next) = changes.left().first()
+                && !PlantedBug::FullOutboxDropsSilently.is_planted()
+            {
+                is_overflowed = true;
                 let skipped = u64::from(!PlantedBug::OverflowSkipsOneChange.is_planted());
-                let after = Seq(published.seq().0 - skipped);
+                let after = Seq(next.published().seq().0 - skipped);
+                state.put(subscription, front, &self.waiting);
                 state.queue.push_back(Delivery::FellBehind { subscription, after });
-                pushed = Pushed::Overflowed;
-                break;
+            } else {
+                state.put(subscription, front, &self.waiting);
             }
-            state.bytes += size;
-            state.queue.push_back(Delivery::Change { subscription, change: Arc::clone(change) });
+        } else {
+            state.put(subscription, changes, &self.waiting);
         }
-        self.waiting.add(state.bytes - before);
-        let is_ready = was_empty && !state.queue.is_empty();
-        drop(state);
-        if is_ready && !PlantedBug::WakesBeforeThereIsSomething.is_planted() {
-            self.outlet.ready();
-        }
-        pushed
+        let is_first = was_empty && !state.queue.is_empty();
+        Pushed { is_overflowed, is_first: is_first && !PlantedBug::WakesBeforeThereIsSomething.is_planted() }
+    }
+
+    /// Tells the connection that something waits where nothing did. Called under no lock: it may be sent at once.
+    pub(super) fn deliver(&self) {
+        self.outlet.deliver();
+    }
+
+    /// The same, and nothing is sent by this thread.
+    pub(super) fn wake(&self) {
+        self.outlet.wake();
     }
 
     /// Behind everything that waits, says where the subscription is then. The connection is not told that something waits: it
@@ -179,28 +273,30 @@ impl Outbox {
         state.queue.push_back(Delivery::Source { subscription, state: source });
         drop(state);
         if was_empty {
-            self.outlet.ready();
+            self.outlet.wake();
         }
     }
 
-    /// Takes what waits, up to about `bytes_max`, to the end of `taken`.
-    pub fn take(&self, bytes_max: usize, taken: &mut VecDeque<Delivery>) {
+    /// Takes what waits first: of changes as many as begin within `bytes_max`.
+    pub fn pop(&self, bytes_max: usize) -> Option<Delivery> {
         let mut state = self.lock();
-        let mut bytes = 0;
-        while bytes < bytes_max {
-            let Some(delivery) = state.queue.pop_front() else { break };
-            if let Delivery::Change { change, .. } = &delivery {
-                bytes += change.published().size();
+        let delivery = match state.queue.front_mut()? {
+            Delivery::Changes { subscription, changes } if changes.bytes > bytes_max => {
+                let begun = changes.begun_within(bytes_max);
+                (begun < changes.left().len())
+                    .then(|| Delivery::Changes { subscription: *subscription, changes: changes.split_off_front(begun) })
             }
-            taken.push_back(delivery);
-        }
-        state.bytes -= bytes;
-        if bytes > 0 {
-            self.waiting.remove(bytes);
+            _ => None,
+        };
+        let delivery = delivery.or_else(|| state.queue.pop_front())?;
+        if let Delivery::Changes { changes, .. } = &delivery {
+            state.bytes -= changes.bytes;
+            self.waiting.remove(changes.bytes);
         }
         if state.queue.is_empty() && state.queue.capacity() > KEPT_CAPACITY {
             state.queue = VecDeque::new();
         }
+        Some(delivery)
     }
 
     /// What waits for all connections together.
@@ -220,6 +316,17 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OutboxState {
+    fn put(&mut self, subscription: SubscriptionId, changes: ViewChanges, waiting: &Waiting) {
+        if changes.left().is_empty() {
+            return;
+        }
+        self.bytes += changes.bytes;
+        waiting.add(changes.bytes);
+        self.queue.push_back(Delivery::Changes { subscription, changes });
     }
 }
 

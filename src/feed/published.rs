@@ -91,7 +91,7 @@ pub struct ViewChange {
 }
 
 impl ViewChange {
-    pub(super) fn new(published: Arc<Published>, kind: ChangeKind, summary: Summary) -> Arc<Self> {
+    pub(crate) fn new(published: Arc<Published>, kind: ChangeKind, summary: Summary) -> Arc<Self> {
         Arc::new(Self { published, kind, summary, token: OnceLock::new() })
     }
 
@@ -110,10 +110,15 @@ impl ViewChange {
         self.summary
     }
 
-    /// The token behind it, made by `seal` for whoever needs it first: all who see a view have the same, as long as all are the
-    /// same principal.
-    pub fn token(&self, seal: impl FnOnce() -> Bytes) -> &Bytes {
-        self.token.get_or_init(seal)
+    /// Makes the token behind it by `seal`, unless somebody has: all who see a view have the same, as long as all are the same
+    /// principal.
+    pub fn seal(&self, seal: impl FnOnce() -> Bytes) {
+        self.token.get_or_init(seal);
+    }
+
+    /// The token behind it, once it is sealed.
+    pub fn token(&self) -> Option<&Bytes> {
+        self.token.get()
     }
 }
 

@@ -2,18 +2,18 @@
 //! tried.
 
 #[cfg(not(test))]
-pub(super) use std::sync::{Mutex, MutexGuard};
+pub(crate) use std::sync::{Mutex, MutexGuard};
 
 #[cfg(test)]
 pub(crate) use tried::in_any_order;
 #[cfg(test)]
-pub(super) use tried::{Mutex, MutexGuard};
+pub(crate) use tried::{Mutex, MutexGuard};
 
 #[cfg(test)]
 mod tried {
     use std::cell::Cell;
     use std::ops::{Deref, DerefMut};
-    use std::sync::{LockResult, PoisonError};
+    use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 
     thread_local! {
         static IS_TRIED: Cell<bool> = const { Cell::new(false) };
@@ -33,19 +33,19 @@ mod tried {
     }
 
     #[derive(Debug)]
-    pub(in crate::feed) enum Mutex<T> {
+    pub(crate) enum Mutex<T> {
         Usual(std::sync::Mutex<T>),
         Tried(shuttle::sync::Mutex<T>),
     }
 
     #[derive(Debug)]
-    pub(in crate::feed) enum MutexGuard<'a, T> {
+    pub(crate) enum MutexGuard<'a, T> {
         Usual(std::sync::MutexGuard<'a, T>),
         Tried(shuttle::sync::MutexGuard<'a, T>),
     }
 
     impl<T> Mutex<T> {
-        pub(in crate::feed) fn new(value: T) -> Self {
+        pub(crate) fn new(value: T) -> Self {
             if IS_TRIED.get() {
                 Self::Tried(shuttle::sync::Mutex::new(value))
             } else {
@@ -53,7 +53,7 @@ mod tried {
             }
         }
 
-        pub(in crate::feed) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
             fn same<G, H>(result: LockResult<G>, guard: impl Fn(G) -> H) -> LockResult<H> {
                 match result {
                     Ok(locked) => Ok(guard(locked)),
@@ -63,6 +63,24 @@ mod tried {
             match self {
                 Self::Usual(mutex) => same(mutex.lock(), MutexGuard::Usual),
                 Self::Tried(mutex) => same(mutex.lock(), MutexGuard::Tried),
+            }
+        }
+    }
+
+    impl<T> Mutex<T> {
+        pub(crate) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
+            fn same<G, H>(result: TryLockResult<G>, guard: impl Fn(G) -> H) -> TryLockResult<H> {
+                match result {
+                    Ok(locked) => Ok(guard(locked)),
+                    Err(TryLockError::WouldBlock) => Err(TryLockError::WouldBlock),
+                    Err(TryLockError::Poisoned(poisoned)) => {
+                        Err(TryLockError::Poisoned(PoisonError::new(guard(poisoned.into_inner()))))
+                    }
+                }
+            }
+            match self {
+                Self::Usual(mutex) => same(mutex.try_lock(), MutexGuard::Usual),
+                Self::Tried(mutex) => same(mutex.try_lock(), MutexGuard::Tried),
             }
         }
     }

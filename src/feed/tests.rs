@@ -1,8 +1,6 @@
 //! What the simulation does not come to: a commit that is on disk and not handed over yet, and filters that come and go while
 //! a batch is matched.
 
-use std::collections::VecDeque;
-
 use super::*;
 use crate::change::{Cause, Document, Key, Timestamp};
 use crate::matcher::{Filter, FilterLimits};
@@ -12,7 +10,7 @@ use crate::view::KeyRule;
 struct Nobody;
 
 impl Outlet for Nobody {
-    fn ready(&self) {}
+    fn wake(&self) {}
 }
 
 fn key(number: u64) -> Key {
@@ -42,7 +40,13 @@ fn standing(after: u64) -> Standing {
 
 fn feeds() -> (Arc<Feeds>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
-    let limits = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 100, pattern_bytes: 1 << 20, hash_seed: 1 };
+    let limits = FeedLimits {
+        window_bytes: 1 << 20,
+        table_filter_cost: 100,
+        pattern_bytes: 1 << 20,
+        direct_writes: 4,
+        hash_seed: 1,
+    };
     (Feeds::new(Seq(11), limits, Arc::clone(&metrics)), metrics)
 }
 
@@ -61,9 +65,7 @@ fn go_live(attachment: &Attachment, standing: Standing, outbox: &Arc<Outbox>) {
 }
 
 fn taken(outbox: &Outbox) -> Vec<Delivery> {
-    let mut taken = VecDeque::new();
-    outbox.take(usize::MAX, &mut taken);
-    taken.into()
+    std::iter::from_fn(|| outbox.pop(usize::MAX)).collect()
 }
 
 /// 12 to 15 are one commit. One subscriber has read all of it from the store, the page of another one ended in its middle,
@@ -82,10 +84,12 @@ fn what_is_on_disk_before_it_is_handed_over_is_counted_once() {
     for (after, outbox) in &outboxes {
         let mut expected = Seq(*after);
         for delivery in taken(outbox) {
-            let Delivery::Change { change, .. } = delivery else { panic!("{delivery:?}") };
-            expected = expected.next();
-            assert_eq!(change.published().seq(), expected);
-            assert_eq!(change.summary(), standing(expected.0).summary, "behind change {expected}");
+            let Delivery::Changes { changes, .. } = delivery else { panic!("{delivery:?}") };
+            for change in changes {
+                expected = expected.next();
+                assert_eq!(change.published().seq(), expected);
+                assert_eq!(change.summary(), standing(expected.0).summary, "behind change {expected}");
+            }
         }
         assert_eq!(expected, Seq(15), "of the one at {after}");
     }
@@ -112,7 +116,13 @@ fn a_token_is_not_believed_against_a_count() {
 #[test]
 fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() {
     let metrics = Metrics::default();
-    let limits = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 100, pattern_bytes: 1 << 20, hash_seed: 1 };
+    let limits = FeedLimits {
+        window_bytes: 1 << 20,
+        table_filter_cost: 100,
+        pattern_bytes: 1 << 20,
+        direct_writes: 4,
+        hash_seed: 1,
+    };
     let mut views = Views::new(1);
     let (going, _) = views.attach(&view(Some("a == 1")), &limits).expect("cheap");
     let mut lent = views.lend().expect("there is a filter");
@@ -123,7 +133,7 @@ fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() 
     let outbox = outbox();
     let live = Live { outbox: Arc::clone(&outbox), after: Seq(11) };
     views.go_live(coming, SubscriptionId(2), live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
-    views.hand_over(&batch, &matched, &metrics);
+    views.hand_over(&batch, &matched, &metrics, &mut Vec::new());
     views.give_back(lent);
     assert!(outbox.is_empty(), "its filter does not match");
     let mut lent = views.lend().expect("there is a filter");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::outbox::Pushed;
+use super::outbox::ViewChanges;
 use super::{AttachError, FeedLimits, Outbox, Published, Standing, SubscriptionId, ViewChange};
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
@@ -230,14 +230,20 @@ impl Views {
         }
     }
 
-    /// Hands `batch` to the subscribers of all views that it concerns.
-    pub(super) fn hand_over(&mut self, batch: &[Arc<Published>], matched: &[Matched], metrics: &Metrics) {
+    /// Hands `batch` to the subscribers of all views that it concerns; puts the outboxes that were empty to `ready`.
+    pub(super) fn hand_over(
+        &mut self,
+        batch: &[Arc<Published>],
+        matched: &[Matched],
+        metrics: &Metrics,
+        ready: &mut Vec<Arc<Outbox>>,
+    ) {
         for at in 0..self.unfiltered.len() {
             let changes = batch.iter().filter_map(|published| {
                 let Change { old, new, .. } = published.change();
                 Some((published, kind_in_view(old.is_some(), new.is_some())?))
             });
-            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics);
+            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics, ready);
         }
         for of_filter in matched.chunk_by(|one, other| one.filter == other.filter) {
             // A view whose last subscriber left while it was matched is gone.
@@ -245,7 +251,7 @@ impl Views {
                 let changes = of_filter
                     .iter()
                     .filter_map(|matched| Some((&batch[matched.at], kind_in_view(matched.before, matched.after)?)));
-                self.state_mut(id).hand_over(changes, metrics);
+                self.state_mut(id).hand_over(changes, metrics, ready);
             }
         }
     }
@@ -324,7 +330,12 @@ pub(super) enum GoneLive {
 }
 
 impl ViewState {
-    fn hand_over<'a>(&mut self, changes: impl Iterator<Item = (&'a Arc<Published>, ChangeKind)>, metrics: &Metrics) {
+    fn hand_over<'a>(
+        &mut self,
+        changes: impl Iterator<Item = (&'a Arc<Published>, ChangeKind)>,
+        metrics: &Metrics,
+        ready: &mut Vec<Arc<Outbox>>,
+    ) {
         let mut batch = Vec::new();
         for (published, kind) in changes {
             if !self.view.names(&published.change().key, &metrics.row_problems) {
@@ -343,17 +354,19 @@ impl ViewState {
         if batch.is_empty() {
             return;
         }
-        let head = batch[batch.len() - 1].published().seq();
-        self.live.retain(|&subscription, live| match live.outbox.push(subscription, live.after, &batch) {
-            Pushed::All => {
-                live.after = live.after.max(head);
-                true
+        let changes = ViewChanges::new(batch);
+        let head = changes.head();
+        self.live.retain(|&subscription, live| {
+            let pushed = live.outbox.push(subscription, live.after, &changes);
+            if pushed.is_first {
+                ready.push(Arc::clone(&live.outbox));
             }
-            // It is behind now and comes back by `Feed::advance`.
-            Pushed::Overflowed => {
+            if pushed.is_overflowed {
+                // It is behind now and comes back by `Feed::advance`.
                 metrics.fell_behind.inc();
-                false
             }
+            live.after = live.after.max(head);
+            !pushed.is_overflowed
         });
     }
 }

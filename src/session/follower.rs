@@ -1,18 +1,16 @@
 //! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::collector::Collector;
 use crate::change::Seq;
-use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, SourceDoubt, Standing, ViewChange};
+use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, SourceDoubt, Standing, ViewChanges};
 use crate::store::{PageBudget, Store};
 use crate::subscription::{self, Subscription};
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
 use crate::view::Scope;
-use crate::wire::{Event, News, Shape, State, StateKind};
+use crate::wire::{Event, LiveChanges, News, Shape, State, StateKind};
 
 /// What the client of a subscription asked for.
 #[derive(Clone, Copy, Debug)]
@@ -175,16 +173,28 @@ impl Follower {
         Some(self.event(News::Row { shape: self.wishes.shape, content: item.content }, token))
     }
 
-    /// The event for a change that the feed handed over, unless it is only collected.
-    pub(super) fn live_event(&mut self, change: Arc<ViewChange>, sealing: &Sealing) -> Option<Event> {
-        self.reach(change.published().seq(), change.summary());
+    /// The events for changes that the feed handed over, unless they are only collected.
+    pub(super) fn live_events(&mut self, changes: ViewChanges, sealing: &Sealing) -> Option<LiveChanges> {
+        let Progress::Live { mut after } = self.progress else {
+            panic!("a subscription that is behind was handed changes");
+        };
+        for change in changes.left() {
+            let seq = change.published().seq();
+            assert!(seq > after, "change {seq} was handed over after {after}");
+            after = seq;
+            if self.wishes.tokens {
+                change.seal(|| self.sealed(sealing, Place::At(seq), change.summary()));
+            }
+        }
+        let last = changes.left().last()?;
+        self.reach(after, last.summary());
         if let Some(collector) = &mut self.collector {
-            collector.change(&SeenChange::Live(change));
+            changes.for_each(|change| collector.change(&SeenChange::Live(change)));
             return None;
         }
-        let token = self.wishes.tokens.then(|| change.token(|| self.sealed_place(sealing).unwrap_or_default()).clone());
-        let content = Content::Change(SeenChange::Live(change));
-        Some(self.event(News::Row { shape: self.wishes.shape, content }, token))
+        let first_number = self.wishes.states.then_some(self.number + 1);
+        self.number += changes.left().len() as u64;
+        Some(LiveChanges { shape: self.wishes.shape, changes, with_tokens: self.wishes.tokens, first_number })
     }
 
     /// The event that says how the subscription stands.
@@ -213,11 +223,10 @@ impl Follower {
             Cursor::Snapshot { sent: Some((key, at)) } => Place::UpTo(key, at),
             Cursor::Snapshot { sent: None } => return None,
         };
-        Some(sealing.seal.seal(&Token {
-            epoch: sealing.store.epoch(),
-            scope: self.scope,
-            place,
-            summary: self.summary,
-        }))
+        Some(self.sealed(sealing, place, self.summary))
+    }
+
+    fn sealed(&self, sealing: &Sealing, place: Place, summary: Summary) -> Bytes {
+        sealing.seal.seal(&Token { epoch: sealing.store.epoch(), scope: self.scope, place, summary })
     }
 }

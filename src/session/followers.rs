@@ -15,7 +15,7 @@ use crate::store::{PageBudget, StoreError};
 use crate::subscription::{self, Listing, Subject};
 use crate::wire::{End, Event, News, ResetReason, ServerMessage, StateKind};
 
-/// Taken from the outbox at a time: enough for one write to the socket.
+/// Changes of a subscription that are taken from the outbox at a time: enough for one write to the socket.
 const TAKEN_BYTES: usize = 16 * 1024;
 
 /// A page may have so much even where nothing more may wait: subscriptions that are behind must come on.
@@ -64,8 +64,6 @@ pub(super) struct Followers {
     /// Boxed, because a node of the map has room for eleven.
     by_id: BTreeMap<i32, Box<Follower>>,
     ids: HashMap<SubscriptionId, i32>,
-    /// Taken from the outbox, not yet sent.
-    taken: VecDeque<Delivery>,
     /// Those that are behind, in turn; not the one whose page is open or read.
     behind: VecDeque<i32>,
     page: Option<OpenPage>,
@@ -97,7 +95,6 @@ impl Followers {
             heartbeats: 0,
             by_id: BTreeMap::new(),
             ids: HashMap::new(),
-            taken: VecDeque::new(),
             behind: VecDeque::new(),
             page: None,
             reading: None,
@@ -141,7 +138,7 @@ impl Followers {
         self.tell_doubt(subscription_id, source);
     }
 
-    /// Ends a subscription; says whether there was one. What was taken for it already is not sent.
+    /// Ends a subscription; says whether there was one. What waits for it is not sent.
     pub(super) fn remove(&mut self, subscription_id: i32) -> bool {
         let Some(follower) = self.by_id.remove(&subscription_id) else {
             // One that has ended, and whose client does not know it yet, ends as the client wishes.
@@ -209,10 +206,10 @@ impl Followers {
                 let event = Event { news, token: None, number: None };
                 return Some(ServerMessage::Event { subscription_id, event });
             }
-            let next = self.next_collected().or_else(|| self.next_announcement());
-            let next = next.or_else(|| self.next_delivery()).or_else(|| self.next_page_item());
-            if let Some((subscription_id, event)) = next {
-                return Some(ServerMessage::Event { subscription_id, event });
+            let event = self.next_collected().or_else(|| self.next_announcement());
+            let message = event.map(event_message).or_else(|| self.next_delivery());
+            if let Some(message) = message.or_else(|| self.next_page_item().map(event_message)) {
+                return Some(message);
             }
             if self.announced.is_empty() && !self.advance() {
                 return None;
@@ -271,23 +268,16 @@ impl Followers {
     }
 
     /// Stops at what is to be announced first.
-    fn next_delivery(&mut self) -> Option<(i32, Event)> {
+    fn next_delivery(&mut self) -> Option<ServerMessage> {
         loop {
-            if self.taken.is_empty() {
-                self.outbox.take(TAKEN_BYTES, &mut self.taken);
-            }
-            match self.taken.pop_front()? {
-                Delivery::Change { subscription, change } => {
+            match self.outbox.pop(TAKEN_BYTES)? {
+                Delivery::Changes { subscription, changes } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
                         continue;
                     };
-                    let seq = change.published().seq();
-                    let Progress::Live { after } = follower.progress else {
-                        panic!("a subscription that is behind was handed change {seq}");
-                    };
-                    assert!(seq > after, "change {seq} was handed over after {after}");
-                    let Some(event) = follower.live_event(change, &self.sealing) else { continue };
-                    return Some((subscription_id, event));
+                    if let Some(changes) = follower.live_events(changes, &self.sealing) {
+                        return Some(ServerMessage::Changes { subscription_id, changes });
+                    }
                 }
                 Delivery::FellBehind { subscription, after } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
@@ -439,6 +429,10 @@ impl Followers {
         self.remove(subscription_id);
         self.ended.push_back((subscription_id, message));
     }
+}
+
+fn event_message((subscription_id, event): (i32, Event)) -> ServerMessage {
+    ServerMessage::Event { subscription_id, event }
 }
 
 /// `None` for a subscription that has ended since.

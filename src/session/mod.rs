@@ -203,7 +203,7 @@ impl Session {
     pub fn next_step(&mut self) -> Step {
         loop {
             self.begin_what_needs_no_work();
-            if let Some(message) = self.replies.pop_front() {
+            if let Some(message) = pop_front_if(&mut self.replies, |_| true) {
                 return Step::Send(message);
             }
             // Before the events: a client that is too slow for them is never without, and its requests have their turn too.
@@ -277,6 +277,15 @@ impl Session {
     }
 }
 
+/// The first of a queue, if it is wanted. The queue is mostly empty, and then keeps no memory.
+fn pop_front_if<T>(queue: &mut VecDeque<T>, is_wanted: impl FnOnce(&mut T) -> bool) -> Option<T> {
+    let first = queue.pop_front_if(is_wanted);
+    if first.is_some() && queue.is_empty() {
+        *queue = VecDeque::new();
+    }
+    first
+}
+
 fn boxed(body: proto::response::Body) -> Body {
     Some(Box::new(body))
 }
@@ -291,4 +300,4 @@ fn unknown_table(name: &str, known: impl Iterator<Item = &'static str>) -> Strin
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

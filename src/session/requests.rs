@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::import::{self, Import};
 use super::{
     AskTicket, Body, Question, Read, Reader, Session, SessionContext, SessionLimits, Work, WriteTicket, Writes, boxed,
-    known_table,
+    known_table, pop_front_if,
 };
 use crate::catalog::{Answer, Plan, Reply, RowReport, SubscribePlan};
 use crate::change::{Key, Table};
@@ -161,7 +161,7 @@ impl Session {
         let is_its_turn =
             self.writing.is_empty() && self.reading.is_none() && self.step.is_none() && self.replies.is_empty();
         let sees_writes = self.invisible.is_empty();
-        let request = self.waiting.pop_front_if(|request| {
+        let request = pop_front_if(&mut self.waiting, |request| {
             is_its_turn && request.turn() == Turn::InOrder && (sees_writes || !request.reads_store())
         });
         if let Some(Request { request_id, size, plan }) = request {
@@ -203,7 +203,7 @@ impl Session {
             let is_sent = self.replies.is_empty();
             let sees_writes = self.invisible.is_empty();
             let may_write = is_in_order || self.context.writes == Writes::Overlap;
-            let Request { request_id, size, plan } = self.waiting.pop_front_if(|request| match request.turn() {
+            let Request { request_id, size, plan } = pop_front_if(&mut self.waiting, |request| match request.turn() {
                 Turn::BehindWrites => may_write,
                 Turn::InOrderAndSent => is_in_order && is_sent && (sees_writes || !request.reads_store()),
                 Turn::InOrder => false,

@@ -14,7 +14,7 @@ use crate::wire::{Event, News, StateKind};
 struct Nobody;
 
 impl Outlet for Nobody {
-    fn ready(&self) {}
+    fn wake(&self) {}
 }
 
 fn session(store: &Store) -> (Session, Arc<Feeds>) {
@@ -27,9 +27,15 @@ fn connect(context: &Arc<SessionContext>, waiting: &Arc<Waiting>) -> Session {
     Session::new(Arc::clone(context), Principal::Anonymous, String::new(), outbox)
 }
 
-fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
+pub(crate) fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
     let metrics = Arc::new(Metrics::default());
-    let feeds = FeedLimits { window_bytes: 1 << 20, table_filter_cost: 10, pattern_bytes: 1000, hash_seed: 1 };
+    let feeds = FeedLimits {
+        window_bytes: 1 << 20,
+        table_filter_cost: 10,
+        pattern_bytes: 1000,
+        direct_writes: 4,
+        hash_seed: 1,
+    };
     let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));
     let limits = SubscriptionLimits { per_connection: 10, total: 10 };
     let subscriptions = SubscriptionManager::new(Arc::clone(&feeds), limits);
@@ -46,7 +52,7 @@ fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
     (context, feeds)
 }
 
-fn store() -> Store {
+pub(crate) fn store() -> Store {
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
     let options = StoreOptions {
         retention,
@@ -58,12 +64,12 @@ fn store() -> Store {
     Store::open(Box::new(MemoryDisk), options).expect("memory does not fail")
 }
 
-fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
+pub(crate) fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
     let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil(), has_crawler: false };
     session.receive(ClientMessage { request_id, size, command: Some(command) }, &arrival);
 }
 
-fn subscribe() -> Command {
+pub(crate) fn subscribe() -> Command {
     Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList::default())
 }
 
@@ -91,6 +97,9 @@ fn run(session: &mut Session, store: &Store) -> Vec<String> {
                 sent.push(format!("{request_id} {}", result.map_or_else(|text| text, |_| "ok".to_owned())));
             }
             Step::Send(ServerMessage::Event { .. }) => sent.push("event".to_owned()),
+            Step::Send(ServerMessage::Changes { changes, .. }) => {
+                sent.extend(changes.events().map(|_| "event".to_owned()));
+            }
         }
     }
 }
@@ -115,7 +124,10 @@ fn a_flood_of_events_does_not_hold_up_a_request() {
         matches!(session.next_step(), Step::Do(Work::Read(Read::Query { .. }))),
         "the request comes before the events"
     );
-    assert!(matches!(session.next_step(), Step::Send(ServerMessage::Event { .. })), "and the events while it is read");
+    assert!(
+        matches!(session.next_step(), Step::Send(ServerMessage::Changes { .. })),
+        "and the events while it is read"
+    );
 }
 
 #[test]
@@ -179,6 +191,7 @@ fn events(session: &mut Session, store: &Store) -> Vec<Event> {
             Step::Do(other) => panic!("only rows are read: {other:?}"),
             Step::Send(ServerMessage::Response { result, .. }) => drop(result.expect("it is granted")),
             Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),
+            Step::Send(ServerMessage::Changes { changes, .. }) => sent.extend(changes.events()),
         }
     }
 }
@@ -282,6 +295,7 @@ fn no_filter_runs_on_the_loop_of_a_connection() {
             Step::Send(ServerMessage::Event { event, .. }) => {
                 sent += usize::from(matches!(event.news, News::Row { .. }))
             }
+            Step::Send(ServerMessage::Changes { changes, .. }) => sent += changes.events().count(),
             Step::Send(ServerMessage::Response { .. }) => {}
         }
     }

@@ -1,7 +1,8 @@
 //! What publishers and connections do at the same time, in many orders: by chance, and so that few switches are at the worst
 //! moments.
 
-use std::collections::VecDeque;
+mod speaking;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +11,9 @@ use shuttle::future::block_on;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::thread;
 use shuttle::{Config, FailurePersistence, Runner};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::WakeTask;
 use crate::change::{Cause, Change, Document, Key, Seq, Table, Timestamp};
 use crate::feed::sync::in_any_order;
 use crate::feed::{
@@ -41,17 +42,25 @@ fn config() -> Config {
 
 /// Runs `trial` in many orders, with a fault or none.
 fn tried(bug: Option<PlantedBug>, trial: fn()) {
+    tried_in(SCHEDULES, bug, trial);
+}
+
+fn tried_in(schedules: usize, bug: Option<PlantedBug>, trial: fn()) {
     PlantedBug::with(bug, || {
         in_any_order(|| {
-            Runner::new(PctScheduler::new_from_seed(1, SWITCHES, SCHEDULES), config()).run(trial);
-            Runner::new(RandomScheduler::new_from_seed(1, SCHEDULES), config()).run(trial);
+            Runner::new(PctScheduler::new_from_seed(1, SWITCHES, schedules), config()).run(trial);
+            Runner::new(RandomScheduler::new_from_seed(1, schedules), config()).run(trial);
         });
     });
 }
 
 /// Checks that `trial` finds `bug`, by one of these words.
 fn finds(bug: PlantedBug, trial: fn(), words: &[&str]) {
-    let panic = catch_unwind(AssertUnwindSafe(|| tried(Some(bug), trial))).expect_err("the bug is found");
+    finds_in(SCHEDULES, bug, trial, words);
+}
+
+fn finds_in(schedules: usize, bug: PlantedBug, trial: fn(), words: &[&str]) {
+    let panic = catch_unwind(AssertUnwindSafe(|| tried_in(schedules, Some(bug), trial))).expect_err("the bug is found");
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
     assert!(words.iter().any(|words| text.contains(words)), "something else was found: {text}");
@@ -110,7 +119,8 @@ struct Written {
 impl Written {
     fn new(window_bytes: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
-        let limits = FeedLimits { window_bytes, table_filter_cost: 100, pattern_bytes: 1 << 20, hash_seed: 1 };
+        let limits =
+            FeedLimits { window_bytes, table_filter_cost: 100, pattern_bytes: 1 << 20, direct_writes: 4, hash_seed: 1 };
         let feeds = Feeds::of_source(Seq::ZERO, limits, Arc::clone(&metrics), Arc::new(NoDemand));
         Arc::new(Self { feeds, metrics, waiting: Waiting::new(1 << 30), stored: AtomicU64::new(0) })
     }
@@ -141,6 +151,26 @@ impl Written {
             assert_eq!((figures.live, figures.filters), (0, 0), "somebody is attached who is not there");
             assert_eq!(self.feeds.subscribers(&figures.table), 0);
         }
+    }
+}
+
+/// Wakes a connection that sleeps.
+#[derive(Default)]
+struct WakeTask(Notify);
+
+impl WakeTask {
+    fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    async fn woken(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Outlet for WakeTask {
+    fn wake(&self) {
+        self.0.notify_one();
     }
 }
 
@@ -199,14 +229,15 @@ impl<'w> Reader<'w> {
 
     /// Takes what waits; `false` if nothing does.
     fn take(&mut self) -> bool {
-        let mut taken = VecDeque::new();
-        self.outbox.take(usize::MAX, &mut taken);
-        let is_some = !taken.is_empty();
-        for delivery in taken {
+        let mut is_some = false;
+        while let Some(delivery) = self.outbox.pop(usize::MAX) {
+            is_some = true;
             match delivery {
-                Delivery::Change { change, .. } => {
-                    self.apply(change.published().seq());
-                    assert_eq!(change.summary(), self.standing.summary);
+                Delivery::Changes { changes, .. } => {
+                    for change in changes {
+                        self.apply(change.published().seq());
+                        assert_eq!(change.summary(), self.standing.summary);
+                    }
                 }
                 Delivery::FellBehind { after, .. } => {
                     assert_eq!(after, self.standing.after);
@@ -300,7 +331,7 @@ fn one_who_leaves_beside_a_publisher() {
                 thread::yield_now();
                 let Reader { outbox, attachment, .. } = reader;
                 drop(attachment);
-                outbox.take(usize::MAX, &mut VecDeque::new());
+                while outbox.pop(usize::MAX).is_some() {}
                 for _ in 0..3 {
                     thread::yield_now();
                     assert!(outbox.is_empty(), "something came for one who had left");
@@ -381,14 +412,12 @@ impl Connection {
                 }
                 continue;
             }
-            let mut taken = VecDeque::new();
-            self.outbox.take(usize::MAX, &mut taken);
-            if taken.is_empty() {
+            if self.outbox.is_empty() {
                 block_on(self.wake.woken());
             }
-            for delivery in taken {
+            while let Some(delivery) = self.outbox.pop(usize::MAX) {
                 match delivery {
-                    Delivery::Change { .. } => after += 1,
+                    Delivery::Changes { changes, .. } => after += changes.count() as u64,
                     Delivery::Source { state, .. } => is_level = state == SourceState::Level,
                     other => panic!("{other:?} is for nobody here"),
                 }

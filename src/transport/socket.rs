@@ -1,26 +1,29 @@
 //! The server's end of one WebSocket: frames, pings, limits, and the end with its code. It does not know what messages mean.
 //!
-//! What is sent is gathered, written in one go and flushed once. While the client takes no more, it is still read from: its
-//! pings are answered, and what it wants no more it can say.
+//! The library reads and joins frames; what is sent goes by [`Outgoing`], so that not only the task that reads can send. While
+//! the client takes no more, it is still read from: its pings are answered, and what it wants no more it can say.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Sink, SinkExt, Stream};
+use futures_util::{Sink, Stream};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 use uuid::Uuid;
 
 use super::allowance::Allowance;
 use super::counted::CountedStream;
+use super::frame_writer::{FrameKind, Frames};
 use super::frames::FrameMeter;
+use super::outgoing::{Gone, Outgoing};
 use crate::wire::CloseReason;
 
 /// Bounds of a WebSocket.
@@ -42,8 +45,8 @@ pub struct SocketLimits {
     pub close_timeout: Duration,
 }
 
-/// Read from the socket in one go. It is allocated for each connection, idle or not.
-const READ_BYTES: usize = 1024;
+/// The library's own buffer for what is read. It is allocated for each connection, idle or not.
+const READ_BUFFER_BYTES: usize = 128;
 
 /// Pings whose answers may wait for a client that does not read; then it is not read from either.
 const WAITING_PONGS_MAX: usize = 64;
@@ -52,19 +55,16 @@ const WAITING_PONGS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct ClientSocket {
     stream: WebSocketStream<CountedStream>,
+    outgoing: Arc<Outgoing>,
     limits: SocketLimits,
     /// When to look for signs of life.
     watch: Interval,
-    /// Messages were gathered, and the socket has not taken all of them.
-    is_unflushed: bool,
-    /// Pings answered since the socket last took everything.
+    /// Pings answered since the client last took everything.
     waiting_pongs: usize,
     pings: Allowance,
     reading: Reading,
     heard_at: Instant,
     pinged_at: Instant,
-    /// What the socket had taken when it was last seen to take something, and when that was.
-    progress: (u64, Instant),
 }
 
 /// Whether the client is read from, and since when it is or is not.
@@ -77,7 +77,7 @@ enum Reading {
 /// What a socket does next.
 #[derive(Debug)]
 pub enum FromSocket {
-    /// Everything that was sent was taken.
+    /// The client has taken everything that it had not.
     Flushed,
     /// A binary message.
     Binary(Bytes),
@@ -87,58 +87,49 @@ pub enum FromSocket {
     End(Option<CloseReason>),
 }
 
-/// The client is gone.
-#[derive(Clone, Copy, Debug)]
-pub struct Gone;
-
 impl ClientSocket {
     /// Takes over `stream` behind the handshake; `already_read` came with it.
     pub async fn open(stream: TcpStream, already_read: Vec<u8>, limits: SocketLimits) -> Self {
         let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            // Whoever sends bounds what is gathered.
-            .write_buffer_size(usize::MAX / 2)
+            .read_buffer_size(READ_BUFFER_BYTES)
+            // Answers to pings are kept by who sends, who bounds their number.
+            .write_buffer_size(0)
             .max_write_buffer_size(usize::MAX)
             .max_message_size(Some(limits.message_bytes))
             .max_frame_size(Some(limits.message_bytes));
         let mut frames = FrameMeter::new(limits.message_fragments);
         frames.take(&already_read);
-        let stream = CountedStream::new(stream, frames);
+        let (reader, writer) = stream.into_split();
+        let outgoing = Arc::new(Outgoing::new(writer));
+        let stream = CountedStream::new(reader, Arc::clone(&outgoing), frames);
         let stream = WebSocketStream::from_partially_read(stream, already_read, Role::Server, Some(config)).await;
         let now = Instant::now();
         Self {
             stream,
+            outgoing,
             limits,
             watch: watch_timer(&limits),
-            is_unflushed: false,
             waiting_pongs: 0,
             pings: Allowance::per_second(limits.pings_per_second, now),
             reading: Reading::Since(now),
             heard_at: now,
             pinged_at: now,
-            progress: (0, now),
         }
     }
 
-    /// Whether the client has not taken all that was sent.
-    pub fn is_unflushed(&self) -> bool {
-        self.is_unflushed
-    }
-
-    /// Puts a message to what goes out with the next write. Send no more than fits into one while it is not flushed.
-    pub fn send(&mut self, message: Message) -> Result<(), Gone> {
-        self.expect_progress();
-        Pin::new(&mut self.stream).start_send(message).map_err(|_| Gone)
+    /// The way to the client.
+    pub fn outgoing(&self) -> &Arc<Outgoing> {
+        &self.outgoing
     }
 
     /// What happens next; the client is read from only if `may_read`. Cancel-safe: it completes or has taken nothing.
     pub async fn next(&mut self, may_read: bool) -> FromSocket {
-        std::future::poll_fn(|context| self.poll(context, may_read)).await
+        poll_fn(|context| self.poll(context, may_read)).await
     }
 
     /// Waits until the client has taken everything.
-    pub async fn flush(&mut self) -> Result<(), Gone> {
-        self.stream.flush().await.map_err(|_| Gone)
+    pub async fn flush(&self) -> Result<(), Gone> {
+        poll_fn(|context| self.outgoing.poll_flush(context)).await.map(|_| ())
     }
 
     /// Tells the client why the connection ends, and gives it a moment to hear that.
@@ -148,17 +139,23 @@ impl ClientSocket {
 
     fn poll(&mut self, context: &mut Context<'_>, may_read: bool) -> Poll<FromSocket> {
         loop {
-            if self.is_unflushed
-                && let Poll::Ready(result) = Pin::new(&mut self.stream).poll_flush(context)
-            {
-                self.is_unflushed = false;
+            if let Poll::Ready(flushed) = self.outgoing.poll_flush(context) {
                 self.waiting_pongs = 0;
-                return Poll::Ready(if result.is_ok() { FromSocket::Flushed } else { FromSocket::End(None) });
+                match flushed {
+                    Ok(true) => return Poll::Ready(FromSocket::Flushed),
+                    Ok(false) => {}
+                    Err(Gone) => return Poll::Ready(FromSocket::End(None)),
+                }
             }
             let is_reading = may_read && self.waiting_pongs < WAITING_PONGS_MAX;
             self.note_reading(is_reading);
             if is_reading && let Poll::Ready(message) = Pin::new(&mut self.stream).poll_next(context) {
                 let Some(message) = message else { return Poll::Ready(FromSocket::End(None)) };
+                if matches!(message, Ok(Message::Ping(_))) {
+                    // The library has its answer ready, and lets it go only now.
+                    let _ = Pin::new(&mut self.stream).poll_flush(context);
+                    self.waiting_pongs += 1;
+                }
                 match self.receive(message) {
                     Some(received) => return Poll::Ready(received),
                     None => continue,
@@ -182,26 +179,12 @@ impl ClientSocket {
             Ok(Message::Ping(_) | Message::Pong(_)) if !self.pings.take(self.heard_at) => {
                 Some(FromSocket::End(Some(CloseReason::TooManyPings)))
             }
-            // The library has its answer to a ping ready; it goes out with the next flush.
-            Ok(Message::Ping(_)) => {
-                self.expect_progress();
-                self.waiting_pongs += 1;
-                None
-            }
-            Ok(Message::Pong(_) | Message::Frame(_)) => None,
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => None,
             Ok(Message::Close(_)) => Some(FromSocket::End(Some(CloseReason::Asked))),
             Err(_) if self.stream.get_ref().frames().is_exceeded() => {
                 Some(FromSocket::End(Some(CloseReason::TooManyFragments)))
             }
             Err(error) => Some(FromSocket::End(protocol_reason(&error))),
-        }
-    }
-
-    /// From now on there is something for the client; how long it takes nothing of it counts from here.
-    fn expect_progress(&mut self) {
-        if !self.is_unflushed {
-            self.is_unflushed = true;
-            self.progress = (self.stream.get_ref().written(), Instant::now());
         }
     }
 
@@ -227,13 +210,9 @@ impl ClientSocket {
         {
             return Some(CloseReason::MessageTooSlow);
         }
-        if self.is_unflushed {
-            // The socket is full: the client may be alive and busy, and cannot see a ping before it has read the rest.
-            let written = self.stream.get_ref().written();
-            if written > self.progress.0 {
-                self.progress = (written, Instant::now());
-            }
-            return (self.progress.1.elapsed() >= limits.stall_timeout).then_some(CloseReason::Stalled);
+        // The socket is full: the client may be alive and busy, and cannot see a ping before it has read the rest.
+        if let Some(stalled) = self.outgoing.stalled_for() {
+            return (stalled >= limits.stall_timeout).then_some(CloseReason::Stalled);
         }
         if self.pinged_at.elapsed() < limits.ping_interval {
             return None;
@@ -244,29 +223,37 @@ impl ClientSocket {
         }
         self.pinged_at = Instant::now();
         // A failure shows when the socket is read next.
-        let _ = self.send(Message::Ping(Bytes::new()));
+        let _ = self.send(FrameKind::Ping, &[]);
         None
+    }
+
+    fn send(&self, kind: FrameKind, payload: &[u8]) -> Result<(), Gone> {
+        let mut frames = Frames::default();
+        frames.put_frame(kind, |bytes| bytes.extend_from_slice(payload));
+        self.outgoing.send(frames.bytes()).map(|_| ())
     }
 
     /// Sends the close frame, then reads on until the client has left: a socket closed with bytes unread would reset the
     /// connection, and the client would never see the frame.
     async fn close_handshake(&mut self, reason: CloseReason) {
-        // Answers to pings that wait are due before the close frame; nothing may come behind it.
+        // The library's own answers, to pings or to a close frame, are due first; nothing may come behind the close frame. It
+        // says that the connection is closed, where it is.
+        let _ = poll_fn(|context| Pin::new(&mut self.stream).poll_flush(context)).await;
         if self.flush().await.is_err() {
             return;
         }
         if reason != CloseReason::Asked {
             let close = reason.close();
-            let frame = CloseFrame { code: CloseCode::from(close.code), reason: close.text.into() };
-            if self.send(Message::Close(Some(frame))).is_err() {
+            let payload = [&close.code.to_be_bytes(), close.text.as_bytes()].concat();
+            if self.send(FrameKind::Close, &payload).is_err() {
                 return;
             }
         }
         if self.flush().await.is_err() {
             return;
         }
+        poll_fn(|context| self.outgoing.poll_shutdown(context)).await;
         let stream = self.stream.get_mut().stream();
-        let _ = tokio::io::AsyncWriteExt::shutdown(stream).await;
         let mut rest = [0; 1024];
         while let Ok(1..) = stream.read(&mut rest).await {}
     }

@@ -1,34 +1,34 @@
-//! A WebSocket connection: one loop that owns the socket and the session.
+//! A WebSocket connection: one loop that reads from the client, does what the session wants done, and says what the session
+//! has to say, unless a publisher does that.
 //!
-//! What waits is written in one go and flushed once. While the socket takes no more, nothing more is taken from the
-//! session, but the client is still read from: it can unsubscribe, and its pings are answered.
+//! What waits is written in one go. While the socket takes no more, nothing more is taken from the session, but the client is
+//! still read from: it can unsubscribe, and its pings are answered.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::WakeTask;
-use super::socket::{ClientSocket, FromSocket, Gone, SocketLimits};
+use super::outgoing::Gone;
+use super::socket::{ClientSocket, FromSocket, SocketLimits};
+use super::speaker::{Conversation, Speaker};
 use crate::catalog::Arrival;
 use crate::clock::Clock;
 use crate::crawler::Crawler;
 use crate::feed::{Outbox, Waiting};
 use crate::proto;
-use crate::session::{AskTicket, Read, ReadResult, Session, SessionContext, Step, Watch, Work, WriteTicket};
+use crate::session::{AskTicket, Read, ReadResult, Session, SessionContext, Watch, Work, WriteTicket};
 use crate::source::{Changes, Source, Written};
 use crate::store::Store;
 use crate::subscription::Principal;
 use crate::task;
-use crate::wire::{self, CloseReason, ServerMessage};
+use crate::wire::{self, CloseReason};
 
 /// Bounds of a WebSocket connection.
 #[derive(Clone, Copy, Debug)]
@@ -60,50 +60,22 @@ pub struct ConnectionContext {
     pub shutdown: CancellationToken,
 }
 
-/// Written to the socket in one go; more waits in the outbox, where it is bounded and counted, and shared with others. What a
-/// connection once needed for that it keeps, so it is also what a client costs that does not read.
-const WRITE_BYTES: usize = 16 * 1024;
-
 /// Serves one client until it leaves, misbehaves, or the server stops. `already_read` came behind the handshake.
 pub async fn serve(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) {
-    let peer = stream.peer_addr().map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string());
-    let socket = ClientSocket::open(stream, already_read, context.limits.socket).await;
-    let wake = WakeTask::new();
-    let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&wake) as _);
-    let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, peer, outbox);
-    let mut connection = Connection {
-        socket,
-        session,
-        running: FuturesUnordered::new(),
-        unanswered: 0,
-        wake,
-        began: Instant::now(),
-        context,
-    };
-    let Some(reason) = connection.run().await else {
-        return;
-    };
-    connection.context.session.metrics.closed.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
-    if reason == CloseReason::ShuttingDown {
-        let timeout = connection.context.limits.socket.close_timeout;
-        // A client that takes nothing is not waited for; then there is nobody to answer.
-        let _ = tokio::time::timeout(timeout, connection.answer_what_was_begun()).await;
+    // What is brief is boxed: a task has room for all that it may ever do at a time, and most connections only rest.
+    let mut connection = Box::pin(Connection::open(stream, already_read, context)).await;
+    if let Some(reason) = connection.run().await {
+        Box::pin(connection.end(reason)).await;
     }
-    let Connection { socket, session, .. } = connection;
-    // Subscriptions end first: nobody hands over changes to a connection that ends.
-    drop(session);
-    socket.close(reason).await;
 }
 
 struct Connection {
     socket: ClientSocket,
-    session: Session,
+    speaker: Arc<Speaker>,
+    conversation: Conversation,
     running: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + Send>>>,
     /// What of it somebody waits for; the rest only holds other requests up.
     unanswered: usize,
-    wake: Arc<WakeTask>,
-    /// The session's clock counts from here.
-    began: Instant,
     context: Arc<ConnectionContext>,
 }
 
@@ -135,27 +107,46 @@ impl Watched {
 }
 
 impl Connection {
+    async fn open(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) -> Self {
+        let peer = stream.peer_addr().map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string());
+        let socket = ClientSocket::open(stream, already_read, context.limits.socket).await;
+        let speaker = Speaker::new(Arc::clone(socket.outgoing()) as _, Arc::clone(&context.session.metrics));
+        let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&speaker) as _);
+        let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, peer, outbox);
+        let conversation = speaker.begin(session);
+        Self { socket, speaker, conversation, running: FuturesUnordered::new(), unanswered: 0, context }
+    }
+
+    /// Tells the client why the connection ends.
+    async fn end(mut self, reason: CloseReason) {
+        self.context.session.metrics.closed.get_or_create(&vec![("reason", reason.label().to_owned())]).inc();
+        if reason == CloseReason::ShuttingDown {
+            let timeout = self.context.limits.socket.close_timeout;
+            // A client that takes nothing is not waited for; then there is nobody to answer.
+            let _ = tokio::time::timeout(timeout, self.answer_what_was_begun()).await;
+        }
+        let Self { socket, conversation, .. } = self;
+        // Subscriptions end first: nobody hands over changes to a connection that ends.
+        drop(conversation);
+        socket.close(reason).await;
+    }
+
     /// Runs until the end; `None` when the client has left, so that there is nobody to tell a reason.
     async fn run(&mut self) -> Option<CloseReason> {
         // Waited for by one future for the whole connection: each new one would take a lock that all connections share.
         let mut shutdown = pin!(self.context.shutdown.clone().cancelled_owned());
-        let wake = Arc::clone(&self.wake);
+        let speaker = Arc::clone(&self.speaker);
         loop {
-            self.session.tick(millis(self.began.elapsed()));
-            if self.gather().is_err() {
-                return None;
-            }
-            let due = self.session.due_ms().map(|due_ms| self.began + Duration::from_millis(due_ms));
-            let may_read = !self.session.is_saturated();
-            let is_unflushed = self.socket.is_unflushed();
+            let Ok(turn) = self.conversation.turn() else { return None };
+            turn.work.into_iter().for_each(|work| self.begin(work));
             // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
             // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Some(CloseReason::ShuttingDown),
                 Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
-                () = wake.woken(), if !is_unflushed => {}
-                event = self.socket.next(may_read) => match event {
+                () = speaker.woken() => {}
+                event = self.socket.next(turn.may_read) => match event {
                     FromSocket::Flushed => {}
                     FromSocket::Binary(bytes) => {
                         if let Err(reason) = self.receive(bytes) {
@@ -165,42 +156,11 @@ impl Connection {
                     FromSocket::Text(_) => return Some(CloseReason::WrongFrameType),
                     FromSocket::End(reason) => return reason,
                 },
-                () = until(due), if !is_unflushed => {}
+                () = until(turn.due) => {}
+                // The others have their turn before it goes on.
+                () = tokio::task::yield_now(), if turn.has_more => {}
             }
         }
-    }
-
-    /// Takes from the session what fits into one write, and begins the work it asks for.
-    fn gather(&mut self) -> Result<(), Gone> {
-        if self.socket.is_unflushed() {
-            return Ok(());
-        }
-        let mut bytes = 0;
-        let mut messages = 0;
-        while bytes < WRITE_BYTES {
-            let message = match self.session.next_step() {
-                Step::Send(message) => message,
-                Step::Do(work) => {
-                    self.begin(work);
-                    continue;
-                }
-                Step::Wait => break,
-            };
-            bytes += self.send(message)?;
-            messages += 1;
-        }
-        let metrics = &self.context.session.metrics;
-        metrics.messages_sent.inc_by(messages);
-        metrics.bytes_sent.inc_by(bytes as u64);
-        Ok(())
-    }
-
-    /// Puts a message to what goes out with the next write; returns its bytes.
-    fn send(&mut self, message: ServerMessage) -> Result<usize, Gone> {
-        let encoded = wire::protobuf::encode(message, &self.context.session.metrics.row_problems);
-        let bytes = encoded.len();
-        self.socket.send(Message::Binary(encoded))?;
-        Ok(bytes)
     }
 
     fn begin(&mut self, work: Work) {
@@ -235,20 +195,20 @@ impl Connection {
         match done {
             Done::Written(ticket, Written { result, visible }) => {
                 if let Some(visible) = visible {
-                    self.session.expect_visible(ticket);
+                    self.conversation.tell(|session| session.expect_visible(ticket));
                     self.running.push(Box::pin(async move {
                         visible.await;
                         Done::Visible(ticket)
                     }));
                 }
-                self.session.written(ticket, result);
+                self.conversation.tell(|session| session.written(ticket, result));
             }
-            Done::Visible(ticket) => self.session.visible(ticket),
-            Done::Read(result) => self.session.read(result),
-            Done::Asked(ticket, result) => self.session.asked(ticket, result),
+            Done::Visible(ticket) => self.conversation.tell(|session| session.visible(ticket)),
+            Done::Read(result) => self.conversation.tell(|session| session.read(result)),
+            Done::Asked(ticket, result) => self.conversation.tell(|session| session.asked(ticket, result)),
             Done::Changed(None) => {}
             Done::Changed(Some(watched)) => {
-                self.session.changed(watched.subscription_id);
+                self.conversation.tell(|session| session.changed(watched.subscription_id));
                 self.running.push(Box::pin(watched.next()));
             }
         }
@@ -263,7 +223,7 @@ impl Connection {
             fresh_id: Uuid::new_v4(),
             has_crawler: self.context.crawler.is_some(),
         };
-        self.session.receive(message, &arrival);
+        self.conversation.tell(|session| session.receive(message, &arrival));
         Ok(())
     }
 
@@ -275,18 +235,8 @@ impl Connection {
             self.finish(done);
         }
         self.socket.flush().await?;
-        let mut bytes = 0;
-        while bytes < WRITE_BYTES
-            && let Step::Send(message) = self.session.next_step()
-        {
-            bytes += self.send(message)?;
-        }
-        Ok(())
+        self.conversation.turn().map(|_| ())
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn until(due: Option<Instant>) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::catalog::Form;
 use crate::change::{Epoch, Seq};
-use crate::feed::{Content, SourceDoubt};
+use crate::feed::{Content, SeenChange, SourceDoubt, ViewChanges};
 use crate::proto;
 use crate::summary::Summary;
 
@@ -38,6 +38,52 @@ pub enum ServerMessage {
         /// The news.
         event: Event,
     },
+    /// Changes of a subscription as they happen, each of which is an event of its own.
+    Changes {
+        /// The subscription, by its number on this connection.
+        subscription_id: i32,
+        /// The changes.
+        changes: LiveChanges,
+    },
+}
+
+/// Changes that a feed has handed over together.
+#[derive(Clone, Debug)]
+pub struct LiveChanges {
+    /// How they are shown.
+    pub shape: Shape,
+    /// What happened.
+    pub changes: ViewChanges,
+    /// With the token behind each.
+    pub with_tokens: bool,
+    /// Which event of the subscription the first one is, if the client asked for states.
+    pub first_number: Option<u64>,
+}
+
+impl LiveChanges {
+    /// One by one.
+    pub fn events(self) -> impl Iterator<Item = Event> {
+        let Self { shape, changes, with_tokens, first_number } = self;
+        changes.zip(0..).map(move |(change, at)| Event {
+            token: change.token().filter(|_| with_tokens).cloned(),
+            number: first_number.map(|first| first + at),
+            news: News::Row { shape, content: Content::Change(SeenChange::Live(change)) },
+        })
+    }
+}
+
+/// Takes messages, one after the other.
+pub trait Messages {
+    /// Takes a message, whose bytes `write` appends to what it is given.
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>));
+}
+
+impl Messages for Vec<Vec<u8>> {
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut message = Vec::new();
+        write(&mut message);
+        self.push(message);
+    }
 }
 
 /// News of a subscription.

@@ -5,7 +5,7 @@ mod event;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{ClientMessage, ServerMessage};
+use super::{ClientMessage, Messages, ServerMessage};
 use crate::proto;
 use crate::row_problems::RowProblems;
 
@@ -21,15 +21,20 @@ pub fn decode(bytes: Bytes) -> Result<ClientMessage, Undecodable> {
     Ok(ClientMessage { request_id: request.request_id, size, command: request.command })
 }
 
-/// Writes one message for a client; `problems` learns of rows that can be shown only in part.
-pub fn encode(message: ServerMessage, problems: &RowProblems) -> Bytes {
+/// Writes what is for a client to `out`; `problems` learns of rows that can be shown only in part.
+pub fn encode(message: ServerMessage, problems: &RowProblems, out: &mut impl Messages) {
     match message {
-        ServerMessage::Response { request_id, result } => response(request_id, result),
-        ServerMessage::Event { subscription_id, event } => event::encode(subscription_id, &event, problems),
+        ServerMessage::Response { request_id, result } => out.put(|out| response(request_id, result, out)),
+        ServerMessage::Event { subscription_id, event } => {
+            out.put(|out| event::encode(subscription_id, event, problems, out));
+        }
+        ServerMessage::Changes { subscription_id, changes } => {
+            event::encode_changes(subscription_id, &changes, problems, out);
+        }
     }
 }
 
-fn response(request_id: i32, result: Result<Option<Box<proto::response::Body>>, String>) -> Bytes {
+fn response(request_id: i32, result: Result<Option<Box<proto::response::Body>>, String>, out: &mut Vec<u8>) {
     let is_success = result.is_ok();
     let (body, error_message) = match result {
         Ok(body) => (body.map(|body| *body), None),
@@ -37,7 +42,7 @@ fn response(request_id: i32, result: Result<Option<Box<proto::response::Body>>, 
     };
     let response = proto::Response { request_id, is_success, error_message, body };
     let message = proto::ServerMessage { message_type: Some(proto::server_message::MessageType::Response(response)) };
-    message.encode_to_vec().into()
+    message.encode_raw(out);
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use starfeed::config::Config;
 use starfeed::task;
+use starfeed::transport::frame_writer::{FrameKind, Frames};
 use starfeed::transport::http::{self, Asked, NoRequest};
 use starfeed::transport::socket::{ClientSocket, FromSocket, SocketLimits};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::task::TaskTracker;
 
 #[tokio::main]
@@ -51,18 +51,20 @@ async fn welcome(mut stream: TcpStream, config: &Config, limits: SocketLimits) {
 }
 
 async fn echo(mut socket: ClientSocket) {
+    let mut frames = Frames::default();
     loop {
         // One message at a time: what it answers is bounded by what it takes.
-        let may_read = !socket.is_unflushed();
-        let answer = match socket.next(may_read).await {
+        let may_read = !socket.outgoing().is_unflushed();
+        match socket.next(may_read).await {
             FromSocket::Flushed => continue,
-            FromSocket::Binary(bytes) => Message::Binary(bytes),
-            FromSocket::Text(text) => Message::Text(text),
+            FromSocket::Binary(bytes) => frames.put_frame(FrameKind::Binary, |out| out.extend_from_slice(&bytes)),
+            FromSocket::Text(text) => frames.put_frame(FrameKind::Text, |out| out.extend_from_slice(text.as_bytes())),
             FromSocket::End(None) => return,
             FromSocket::End(Some(reason)) => return socket.close(reason).await,
         };
-        if socket.send(answer).is_err() {
+        if socket.outgoing().send(frames.bytes()).is_err() {
             return;
         }
+        frames.clear(1 << 16);
     }
 }

@@ -46,7 +46,7 @@ fn check_lines(file: &Bytes, imported: &ImportedFile) {
 struct Nobody;
 
 impl Outlet for Nobody {
-    fn ready(&self) {}
+    fn wake(&self) {}
 }
 
 fn import(server: &Server, table: &str, imported: &ImportedFile) {

@@ -69,7 +69,7 @@ pub(crate) fn target(data: &[u8]) {
 struct Nobody;
 
 impl Outlet for Nobody {
-    fn ready(&self) {}
+    fn wake(&self) {}
 }
 
 struct Client<'s> {
@@ -166,7 +166,12 @@ impl<'s> Client<'s> {
     }
 
     fn check(&mut self, message: ServerMessage) {
-        let encoded = wire::protobuf::encode(message, &self.server.metrics.row_problems);
+        let mut messages: Vec<Vec<u8>> = Vec::new();
+        wire::protobuf::encode(message, &self.server.metrics.row_problems, &mut messages);
+        messages.iter().for_each(|encoded| self.check_encoded(encoded));
+    }
+
+    fn check_encoded(&mut self, encoded: &[u8]) {
         assert!(encoded.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", encoded.len());
         let message = proto::ServerMessage::decode(encoded).expect("what is sent can be decoded");
         match message.message_type.expect("a response or an event") {

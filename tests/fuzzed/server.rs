@@ -67,8 +67,13 @@ impl Server {
 
     fn of(store: Store) -> Self {
         let metrics = Arc::new(Metrics::default());
-        let limits =
-            FeedLimits { window_bytes: 2 * 1024, table_filter_cost: 100_000, pattern_bytes: 1 << 20, hash_seed: 1 };
+        let limits = FeedLimits {
+            window_bytes: 2 * 1024,
+            table_filter_cost: 100_000,
+            pattern_bytes: 1 << 20,
+            direct_writes: 4,
+            hash_seed: 1,
+        };
         let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));
         let subscriptions =
             SubscriptionManager::new(Arc::clone(&feeds), SubscriptionLimits { per_connection: 6, total: 100 });

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use starfeed::catalog::{self, Arrival};
 use starfeed::change::{Seq, Timestamp};
-use starfeed::feed::{CatchUp, Outbox, Outlet};
+use starfeed::feed::{CatchUp, Outbox};
 use starfeed::proto::{self, request::Command, response::Body};
 use starfeed::session::{Read, ReadResult, Session, Step, Watch, Work, WriteTicket};
 use starfeed::store::Unit;
@@ -16,18 +15,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::jobs::{StatusReader, SyncReader};
+use super::mouth::Conversation;
 use super::reader::Reader;
 use super::server::{Server, Truth};
 use super::wish::Wish;
-
-#[derive(Debug, Default)]
-struct Flag(AtomicBool);
-
-impl Outlet for Flag {
-    fn ready(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 enum Asked {
     Subscribe(Box<Reader>),
@@ -53,8 +44,7 @@ struct Watched {
 }
 
 pub(crate) struct Client {
-    session: Session,
-    wake: Arc<Flag>,
+    conversation: Conversation,
     may_have_more: bool,
     readers: BTreeMap<i32, Reader>,
     syncs: BTreeMap<i32, SyncReader>,
@@ -70,13 +60,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(server: &Server, outbox_bytes: usize) -> Self {
-        let wake = Arc::new(Flag::default());
-        let outbox = Outbox::new(outbox_bytes, Arc::clone(&server.waiting), Arc::clone(&wake) as _);
-        let context = Arc::clone(&server.context);
+    /// One to which publishers speak themselves if it `is_direct`.
+    pub(super) fn new(server: &Server, outbox_bytes: usize, is_direct: bool) -> Self {
+        let session = |outlet| {
+            let outbox = Outbox::new(outbox_bytes, Arc::clone(&server.waiting), outlet);
+            Session::new(Arc::clone(&server.context), Principal::Anonymous, "simulated".to_owned(), outbox)
+        };
         Self {
-            session: Session::new(context, Principal::Anonymous, "simulated".to_owned(), outbox),
-            wake,
+            conversation: Conversation::begin(is_direct, session),
             may_have_more: false,
             readers: BTreeMap::new(),
             syncs: BTreeMap::new(),
@@ -147,26 +138,24 @@ impl Client {
         self.next_request += 1;
         self.asked.insert(request_id, asked);
         let arrival = Arrival { now: Timestamp(0), fresh_id: uuid::Uuid::nil(), has_crawler: false };
-        self.session.receive(ClientMessage { request_id, size: 10, command: Some(command) }, &arrival);
+        let message = ClientMessage { request_id, size: 10, command: Some(command) };
+        self.conversation.tell(|session| session.receive(message, &arrival));
         self.may_have_more = true;
     }
 
     /// Lets its time pass.
     pub(crate) fn tick(&mut self, now_ms: u64) {
-        if self.session.due_ms().is_some_and(|due_ms| due_ms <= now_ms) {
-            self.may_have_more = true;
-        }
-        self.session.tick(now_ms);
+        self.may_have_more |= self.conversation.tick(now_ms);
     }
 
     /// Takes up to `count` messages, if it was told that there may be some; then begins what the session wants done.
     pub(crate) fn take(&mut self, count: usize, truth: Truth<'_>) -> bool {
-        self.may_have_more |= self.wake.0.swap(false, Ordering::Relaxed);
+        self.may_have_more |= self.conversation.is_woken();
         if !self.may_have_more {
             return false;
         }
         for _ in 0..count {
-            match self.session.next_step() {
+            match self.conversation.next_step() {
                 Step::Send(message) => self.receive(message, truth),
                 Step::Do(Work::Write { ticket, unit }) => self.writes.push_back((ticket, unit)),
                 Step::Do(Work::Read(read)) => self.reads.push_back(read),
@@ -195,7 +184,7 @@ impl Client {
         for Watched { subscription_id, bell, .. } in &mut self.watched {
             if bell.has_changed().expect("the feed is there") {
                 bell.mark_unchanged();
-                self.session.changed(*subscription_id);
+                self.conversation.tell(|session| session.changed(*subscription_id));
                 has_heard = true;
             }
         }
@@ -231,7 +220,7 @@ impl Client {
         {
             reader.page_read(page, truth);
         }
-        self.session.read(result);
+        self.conversation.tell(|session| session.read(result));
         self.may_have_more = true;
         true
     }
@@ -241,7 +230,7 @@ impl Client {
         ticket: WriteTicket,
         result: Result<starfeed::store::UnitResult, starfeed::store::StoreError>,
     ) {
-        self.session.written(ticket, result.map_err(Into::into));
+        self.conversation.tell(|session| session.written(ticket, result.map_err(Into::into)));
         self.may_have_more = true;
     }
 
@@ -252,6 +241,9 @@ impl Client {
                 self.answered(asked, result, truth);
             }
             ServerMessage::Event { subscription_id, event } => self.take_event(subscription_id, event, truth),
+            ServerMessage::Changes { subscription_id, changes } => {
+                changes.events().for_each(|event| self.take_event(subscription_id, event, truth));
+            }
         }
     }
 
@@ -353,6 +345,8 @@ impl Client {
             reader.counts.clear();
             readers.push(reader);
         }
+        *self.counts.entry("a publisher spoke to a client itself").or_default() +=
+            self.conversation.said_to_publishers();
         // Those that asked to go on and have no answer yet go on elsewhere, too.
         for asked in std::mem::take(&mut self.asked).into_values() {
             match asked {

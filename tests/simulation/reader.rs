@@ -58,8 +58,10 @@ impl Library {
     /// Takes the event as it comes over the wire.
     fn take(&mut self, subscription_id: i32, event: Event) {
         let message = ServerMessage::Event { subscription_id, event };
-        let bytes = wire::protobuf::encode(message, &RowProblems::default());
-        let message = proto::ServerMessage::decode(bytes).expect("what the server writes can be read");
+        let mut messages: Vec<Vec<u8>> = Vec::new();
+        wire::protobuf::encode(message, &RowProblems::default(), &mut messages);
+        let message =
+            proto::ServerMessage::decode(&messages.remove(0)[..]).expect("what the server writes can be read");
         let Some(proto::server_message::MessageType::Event(event)) = message.message_type else {
             panic!("an event was written as something else");
         };

@@ -61,6 +61,7 @@ impl Server {
             window_bytes: figures.window_bytes,
             table_filter_cost: 1_000_000,
             pattern_bytes: 1 << 20,
+            direct_writes: 4,
             hash_seed: 1,
         };
         let feeds = Feeds::of_source(store.position().seq, limits, Arc::clone(&metrics), Arc::new(NoDemand));

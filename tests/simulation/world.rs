@@ -162,6 +162,7 @@ impl World {
         "a commit that found the disk full",
         "a clock that jumped",
         "a calm",
+        "a publisher spoke to a client itself",
         "a sync",
         "a resumed sync",
         "a sync of a job that is not there",
@@ -246,7 +247,8 @@ impl World {
             Action::TellFeeds => self.tell_new_feeds(),
             Action::Source => self.source_step(),
             Action::Connect if self.clients.len() < CLIENTS_MAX => {
-                self.clients.push(Client::new(&self.server, self.outbox_bytes));
+                let is_direct = self.rng.bool();
+                self.clients.push(Client::new(&self.server, self.outbox_bytes, is_direct));
             }
             Action::Connect => {}
             Action::Cut => self.cut(),

@@ -5,11 +5,11 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
-use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
-use crate::feed::{Content, Piece};
+use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Row};
+use crate::feed::{Content, Piece, Published};
 use crate::proto::{self, subscription_state, table_key};
 use crate::row_problems::RowProblems;
-use crate::wire::{End, Event, News, ResetReason, Shape, State, StateKind};
+use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
 const EVENT_SUBSCRIPTION_ID: u32 = 1;
@@ -21,52 +21,81 @@ const TABLE_EVENT_KEY: u32 = 2;
 const TABLE_EVENT_NEW: u32 = 3;
 const TABLE_EVENT_OLD: u32 = 4;
 
-/// The bytes of one event.
-pub(super) fn encode(subscription_id: i32, event: &Event, problems: &RowProblems) -> Bytes {
+/// Writes one event to the end of `out`.
+pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems, out: &mut Vec<u8>) {
     let Event { news, token, number } = event;
-    let envelope = || proto::Event { subscription_id, token: token.clone(), number: *number, ..Default::default() };
+    let envelope = |token, number| proto::Event { subscription_id, token, number, ..Default::default() };
     match news {
         News::Row { shape, content } => {
-            let body = row_body(*shape, content, problems);
-            match (token, number) {
-                (None, None) => message(Envelope::Plain { subscription_id }, Some(&body)),
-                (_, None) => message(Envelope::Extended(envelope()), Some(&body)),
-                (_, Some(_)) => {
-                    let (is_initial, version, cause) = match content {
-                        Content::Row(row) => (true, row.version, Cause::Write),
-                        Content::Change(change) => {
-                            let change = change.published().change();
-                            (false, change.seq, change.cause)
-                        }
-                    };
-                    let envelope = proto::Event {
-                        initial: Some(is_initial),
-                        version: Some(version.0),
-                        resync: (cause == Cause::Resync).then_some(true),
-                        ..envelope()
-                    };
-                    message(Envelope::Extended(envelope), Some(&body))
-                }
-            }
+            let shown = Source::of(&content, problems);
+            encode_row(subscription_id, shape, &shown, token.as_ref(), number, out);
         }
         News::State(state) => {
-            message(Envelope::Extended(proto::Event { state: Some(state_message(state)), ..envelope() }), None)
+            let event = proto::Event { state: Some(state_message(&state)), ..envelope(token, number) };
+            message(&Envelope::Extended(event), None, out);
         }
         News::Body(body) => {
-            message(Envelope::Extended(proto::Event { body: body.as_deref().cloned(), ..envelope() }), None)
+            let event = proto::Event { body: body.map(|body| *body), ..envelope(token, number) };
+            message(&Envelope::Extended(event), None, out);
         }
         News::Closed { end, message: text } => {
             let reason = match end {
                 End::Complete => proto::subscription_closed::Reason::Complete,
                 End::Error => proto::subscription_closed::Reason::Error,
             };
-            let closed = proto::event::Body::SubscriptionClosed(proto::SubscriptionClosed {
-                reason: reason.into(),
-                message: text.clone(),
-            });
-            message(Envelope::Extended(proto::Event { body: Some(closed), ..envelope() }), None)
+            let closed = proto::SubscriptionClosed { reason: reason.into(), message: text };
+            let body = Some(proto::event::Body::SubscriptionClosed(closed));
+            message(&Envelope::Extended(proto::Event { body, ..envelope(token, number) }), None, out);
         }
     }
+}
+
+/// Writes one event for each of `changes`.
+pub(super) fn encode_changes(
+    subscription_id: i32,
+    changes: &LiveChanges,
+    problems: &RowProblems,
+    out: &mut impl Messages,
+) {
+    for (change, at) in changes.changes.left().iter().zip(0..) {
+        let shown = Source { content: Shows::Change(change.published(), change.kind()), problems };
+        let token = change.token().filter(|_| changes.with_tokens);
+        let number = changes.first_number.map(|first| first + at);
+        out.put(|out| encode_row(subscription_id, changes.shape, &shown, token, number, out));
+    }
+}
+
+fn encode_row(
+    subscription_id: i32,
+    shape: Shape,
+    shown: &Source<'_, '_>,
+    token: Option<&Bytes>,
+    number: Option<u64>,
+    out: &mut Vec<u8>,
+) {
+    let body = row_body(shape, shown);
+    let envelope = match (token, number) {
+        (None, None) => Envelope::Plain { subscription_id },
+        (token, None) => {
+            Envelope::Extended(proto::Event { subscription_id, token: token.cloned(), ..Default::default() })
+        }
+        (token, Some(_)) => {
+            let (is_initial, version, cause) = match shown.content {
+                Shows::Row(row) => (true, row.version, Cause::Write),
+                Shows::Change(published, _) => (false, published.seq(), published.change().cause),
+            };
+            Envelope::Extended(proto::Event {
+                subscription_id,
+                token: token.cloned(),
+                number,
+                initial: Some(is_initial),
+                version: Some(version.0),
+                resync: (cause == Cause::Resync).then_some(true),
+                ..Default::default()
+            })
+        }
+    };
+    message(&envelope, Some(&body), out);
 }
 
 /// What is the subscriber's own in an event.
@@ -89,7 +118,7 @@ impl Envelope {
         }
     }
 
-    fn encode(&self, bytes: &mut BytesMut) {
+    fn encode(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Plain { subscription_id } => {
                 encode_key(EVENT_SUBSCRIPTION_ID, WireType::Varint, bytes);
@@ -141,7 +170,7 @@ impl Body<'_> {
         TYPE_BYTES + self.fields.len() + rows_len
     }
 
-    fn encode(&self, bytes: &mut BytesMut) {
+    fn encode(&self, bytes: &mut Vec<u8>) {
         encode_key(BODY_EVENT_TYPE, WireType::Varint, bytes);
         bytes.put_u8(match self.kind {
             ChangeKind::Added => 1,
@@ -160,8 +189,7 @@ impl Body<'_> {
 /// What the type of a row event takes: its key, and a number below 128.
 const TYPE_BYTES: usize = 2;
 
-fn row_body<'a>(shape: Shape, content: &'a Content, problems: &RowProblems) -> Body<'a> {
-    let source = Source { content, problems };
+fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
     let kind = source.kind();
     // A row that comes into a view has no old one there, whatever it was outside; and so the other way round.
     let shows_new = shape.include_document && kind != ChangeKind::Deleted;
@@ -188,17 +216,32 @@ fn row_body<'a>(shape: Shape, content: &'a Content, problems: &RowProblems) -> B
     }
 }
 
+/// A row or a change that is shown.
+#[derive(Clone, Copy)]
+enum Shows<'a> {
+    Row(&'a Row),
+    Change(&'a Published, ChangeKind),
+}
+
 /// Where the pieces of an event come from: a change keeps them for the next subscriber.
 struct Source<'a, 'p> {
-    content: &'a Content,
+    content: Shows<'a>,
     problems: &'p RowProblems,
 }
 
-impl<'a> Source<'a, '_> {
+impl<'a, 'p> Source<'a, 'p> {
+    fn of(content: &'a Content, problems: &'p RowProblems) -> Self {
+        let content = match content {
+            Content::Row(row) => Shows::Row(row),
+            Content::Change(change) => Shows::Change(change.published(), change.kind()),
+        };
+        Self { content, problems }
+    }
+
     fn kind(&self) -> ChangeKind {
         match self.content {
-            Content::Row(_) => ChangeKind::Added,
-            Content::Change(change) => change.kind(),
+            Shows::Row(_) => ChangeKind::Added,
+            Shows::Change(_, kind) => kind,
         }
     }
 
@@ -217,18 +260,18 @@ impl<'a> Source<'a, '_> {
 
     fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> Bits<'a> {
         match self.content {
-            Content::Row(row) => Bits::Own(encode(&row.key, &row.document)),
-            Content::Change(change) => {
+            Shows::Row(row) => Bits::Own(encode(&row.key, &row.document)),
+            Shows::Change(published, _) => {
                 let encode = |change: &Change| encode(&change.key, document_of(change, piece));
-                Bits::Shared(change.published().piece(piece, encode))
+                Bits::Shared(published.piece(piece, encode))
             }
         }
     }
 
     fn document(&self, piece: Piece) -> &'a Document {
         match self.content {
-            Content::Row(row) => &row.document,
-            Content::Change(change) => document_of(change.published().change(), piece),
+            Shows::Row(row) => &row.document,
+            Shows::Change(published, _) => document_of(published.change(), piece),
         }
     }
 
@@ -302,20 +345,19 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 }
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
-fn message(envelope: Envelope, body: Option<&Body<'_>>) -> Bytes {
+fn message(envelope: &Envelope, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
-    let mut bytes = BytesMut::with_capacity(key_len(SERVER_MESSAGE_EVENT) + 10 + event_len);
-    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, &mut bytes);
-    encode_varint(event_len as u64, &mut bytes);
-    envelope.encode(&mut bytes);
+    out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
+    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, out);
+    encode_varint(event_len as u64, out);
+    envelope.encode(out);
     if let Some(body) = body {
-        encode_key(body.number, WireType::LengthDelimited, &mut bytes);
-        encode_varint(body_len as u64, &mut bytes);
-        body.encode(&mut bytes);
+        encode_key(body.number, WireType::LengthDelimited, out);
+        encode_varint(body_len as u64, out);
+        body.encode(out);
     }
-    bytes.freeze()
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog;
 use crate::change::{Cause, Row, Seq, Timestamp};
-use crate::feed::{Published, SeenChange};
+use crate::feed::{Published, SeenChange, ViewChange, ViewChanges};
+use crate::summary::Summary;
 
 const ID: &str = "01010101-0101-0101-0101-010101010101";
 
@@ -30,9 +31,14 @@ fn plain(form: Form, content: Content) -> Event {
     Event { news: News::Row { shape, content }, token: None, number: None }
 }
 
+fn written(subscription_id: i32, event: Event) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(subscription_id, event, &RowProblems::default(), &mut bytes);
+    bytes
+}
+
 fn encoded(subscription_id: i32, event: &Event) -> proto::Event {
-    let bytes = encode(subscription_id, event, &RowProblems::default());
-    match proto::ServerMessage::decode(bytes).expect("a message").message_type {
+    match proto::ServerMessage::decode(&written(subscription_id, event.clone())[..]).expect("a message").message_type {
         Some(proto::server_message::MessageType::Event(event)) => event,
         _ => panic!("another message"),
     }
@@ -61,8 +67,7 @@ fn a_plain_event_is_spliced_as_it_is_encoded() {
             });
             let event = proto::Event { subscription_id, body: Some(body), ..Default::default() };
             let message = proto::ServerMessage { message_type: Some(proto::server_message::MessageType::Event(event)) };
-            let bytes = encode(subscription_id, &plain(policies(), content), &RowProblems::default());
-            assert_eq!(bytes, message.encode_to_vec());
+            assert_eq!(written(subscription_id, plain(policies(), content)), message.encode_to_vec());
         }
     }
 }
@@ -118,4 +123,43 @@ fn a_state_says_what_the_client_holds() {
     assert_eq!(state.reason(), subscription_state::Reason::Retention);
     assert_eq!((state.position, state.count, state.digest), (Some(7), Some(2), Some(u64::MAX)));
     assert_eq!(state.epoch.map(|epoch| epoch[15]), Some(1));
+}
+
+/// Changes that a feed hands over to somebody who has seen everything before `first`.
+fn handed_over(first: u64, last: u64) -> ViewChanges {
+    let change = |number: u64| Change {
+        seq: Seq(number),
+        table: crate::change::Table::new("policy"),
+        key: Key::text(ID),
+        old: Some(document(r#"{"name":"P0"}"#)),
+        old_version: Seq(number - 1),
+        new: Some(document(&format!(r#"{{"name":"P{number}"}}"#))),
+        time: Timestamp(0),
+        cause: if number % 2 == 0 { Cause::Resync } else { Cause::Write },
+    };
+    let view = |number| ViewChange::new(Published::new(change(number), &[]), ChangeKind::Updated, Summary::default());
+    ViewChanges::new((first..=last).map(view).collect())
+}
+
+#[test]
+fn changes_in_one_go_are_the_same_bytes_as_one_by_one() {
+    let forms = [policies(), Form::Json(catalog::table("policy"))];
+    for (form, with_tokens, first_number) in
+        [(0, false, None), (0, true, None), (0, true, Some(7)), (1, false, Some(1))]
+    {
+        let shape = Shape { form: forms[form], include_document: true, include_old: true };
+        let changes = handed_over(3, 6);
+        if with_tokens {
+            changes
+                .left()
+                .iter()
+                .for_each(|change| change.seal(|| Bytes::from(change.published().seq().0.to_string())));
+        }
+        let changes = LiveChanges { shape, changes, with_tokens, first_number };
+        let mut at_once: Vec<Vec<u8>> = Vec::new();
+        encode_changes(300, &changes, &RowProblems::default(), &mut at_once);
+        let one_by_one: Vec<Vec<u8>> = changes.events().map(|event| written(300, event)).collect();
+        assert_eq!(at_once.len(), 4);
+        assert_eq!(at_once, one_by_one);
+    }
 }

@@ -1,0 +1,131 @@
+//! Frames for a client, one behind the other, to be sent in one go. A server neither masks nor cuts what it sends.
+
+use crate::wire::Messages;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// A whole text message.
+    Text = 0x1,
+    /// A whole binary message.
+    Binary = 0x2,
+    /// The end.
+    Close = 0x8,
+    /// To be answered.
+    Ping = 0x9,
+}
+
+/// The only frame of a message.
+const FINAL: u8 = 0x80;
+
+/// The header of a payload from 126 to 65,535 bytes, which most messages have.
+const USUAL_HEADER_BYTES: usize = 4;
+
+/// Frames that wait to be sent.
+#[derive(Debug, Default)]
+pub struct Frames {
+    bytes: Vec<u8>,
+    count: u64,
+    payload_bytes: u64,
+}
+
+impl Frames {
+    /// Puts a frame, whose payload `write` appends to what it is given, behind the others.
+    pub fn put_frame(&mut self, kind: FrameKind, write: impl FnOnce(&mut Vec<u8>)) {
+        let bytes = &mut self.bytes;
+        let start = bytes.len();
+        bytes.extend_from_slice(&[FINAL | kind as u8, 0, 0, 0]);
+        write(bytes);
+        let payload_len = bytes.len() - start - USUAL_HEADER_BYTES;
+        match (u8::try_from(payload_len), u16::try_from(payload_len)) {
+            (Ok(length @ ..=125), _) => {
+                bytes[start + 1] = length;
+                // It moves at most 125 bytes.
+                bytes.drain(start + 2..start + USUAL_HEADER_BYTES);
+            }
+            (_, Ok(length)) => {
+                bytes[start + 1] = 126;
+                bytes[start + 2..start + USUAL_HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+            }
+            _ => {
+                bytes[start + 1] = 127;
+                let length = (payload_len as u64).to_be_bytes();
+                bytes.splice(start + 2..start + USUAL_HEADER_BYTES, length);
+            }
+        }
+        self.count += 1;
+        self.payload_bytes += payload_len as u64;
+    }
+
+    /// How many frames they are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The bytes of their payloads.
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
+    }
+
+    /// The bytes to send.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Makes room for others; keeps at most `kept` bytes of memory.
+    pub fn clear(&mut self, kept: usize) {
+        self.bytes.clear();
+        self.count = 0;
+        self.payload_bytes = 0;
+        if self.bytes.capacity() > kept {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+impl Messages for Frames {
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put_frame(FrameKind::Binary, write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_length_has_its_header() {
+        let mut frames = Frames::default();
+        let lengths = [0, 1, 125, 126, 127, 65_535, 65_536, 70_000];
+        for length in lengths {
+            let payload = vec![length as u8; length];
+            frames.put_frame(FrameKind::Binary, |bytes| bytes.extend_from_slice(&payload));
+        }
+        assert_eq!(frames.count(), lengths.len() as u64);
+        assert_eq!(frames.payload_bytes(), lengths.iter().sum::<usize>() as u64);
+        let mut bytes = frames.bytes();
+        for length in lengths {
+            let header = match length {
+                ..=125 => vec![0x82, length as u8],
+                ..=65_535 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
+                _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
+            };
+            let (frame, rest) = bytes.split_at(header.len() + length);
+            assert_eq!(frame[..header.len()], header);
+            assert!(frame[header.len()..].iter().all(|byte| *byte == length as u8));
+            bytes = rest;
+        }
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn memory_that_a_large_message_took_is_given_back() {
+        let mut frames = Frames::default();
+        frames.put_frame(FrameKind::Text, |bytes| bytes.extend_from_slice(&[b'x'; 5000]));
+        frames.clear(10_000);
+        assert!(frames.bytes().is_empty() && frames.bytes.capacity() >= 5000);
+        frames.clear(1000);
+        assert_eq!(frames.bytes.capacity(), 0);
+    }
+}

@@ -1,0 +1,98 @@
+//! What goes out of one connection: written at once as far as the client takes it, and kept where it does not.
+
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::Instant;
+
+/// The client is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Gone;
+
+/// The writing half of a connection. Whoever has whole frames may send them, from any thread; what the client does not take
+/// at once is flushed by the task of the connection.
+#[derive(Debug)]
+pub struct Outgoing(Mutex<OutgoingState>);
+
+#[derive(Debug)]
+struct OutgoingState {
+    stream: OwnedWriteHalf,
+    /// What the client has not taken, from `sent` on.
+    unsent: Vec<u8>,
+    sent: usize,
+    /// When the client last took something, while there is something that it has not taken.
+    progress_at: Instant,
+}
+
+impl Outgoing {
+    pub(super) fn new(stream: OwnedWriteHalf) -> Self {
+        Self(Mutex::new(OutgoingState { stream, unsent: Vec::new(), sent: 0, progress_at: Instant::now() }))
+    }
+
+    /// Sends whole frames behind what was not taken yet; says whether the client has taken all of it.
+    pub fn send(&self, frames: &[u8]) -> Result<bool, Gone> {
+        let mut state = self.lock();
+        let taken = if state.unsent.is_empty() { state.try_write(frames)? } else { 0 };
+        if taken < frames.len() {
+            if state.unsent.is_empty() {
+                state.progress_at = Instant::now();
+            }
+            state.unsent.extend_from_slice(&frames[taken..]);
+        }
+        Ok(state.unsent.is_empty())
+    }
+
+    /// Whether there is something that the client has not taken.
+    pub fn is_unflushed(&self) -> bool {
+        !self.lock().unsent.is_empty()
+    }
+
+    /// For how long the client has taken nothing, though there is something for it.
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        (!state.unsent.is_empty()).then(|| state.progress_at.elapsed())
+    }
+
+    /// Ready when the client has taken everything; says whether there was something.
+    pub(super) fn poll_flush(&self, context: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if state.unsent.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        while state.sent < state.unsent.len() {
+            let taken = ready!(Pin::new(&mut state.stream).poll_write(context, &state.unsent[state.sent..]));
+            let taken = taken.ok().filter(|taken| *taken > 0).ok_or(Gone)?;
+            state.sent += taken;
+            state.progress_at = Instant::now();
+        }
+        // Given back: most connections never have anything to keep.
+        state.unsent = Vec::new();
+        state.sent = 0;
+        Poll::Ready(Ok(true))
+    }
+
+    /// Says that nothing more comes.
+    pub(super) fn poll_shutdown(&self, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.lock().stream).poll_shutdown(context).map(|_| ())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OutgoingState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OutgoingState {
+    /// The bytes that the client takes now.
+    fn try_write(&self, bytes: &[u8]) -> Result<usize, Gone> {
+        match self.stream.try_write(bytes) {
+            Ok(taken) => Ok(taken),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
+            Err(_) => Err(Gone),
+        }
+    }
+}

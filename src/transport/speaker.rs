@@ -1,0 +1,227 @@
+//! What a connection says: its session, and the way to its client. Its own task does most of it; where there is nothing else
+//! to do for the connection, whoever publishes a change takes it the whole way to the socket, and the task sleeps on.
+
+use std::cell::RefCell;
+use std::sync::{Arc, PoisonError, TryLockError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::frame_writer::Frames;
+use super::outgoing::{Gone, Outgoing};
+use crate::feed::Outlet;
+use crate::feed::sync::{Mutex, MutexGuard};
+use crate::metrics::Metrics;
+use crate::planted::PlantedBug;
+use crate::session::{Session, Step, Work};
+use crate::wire;
+
+/// Written to the socket in one go; more waits in the outbox, where it is bounded and counted, and shared with others. It is
+/// also what a client costs that does not read.
+const WRITE_BYTES: usize = 16 * 1024;
+
+/// A thread keeps room for so many bytes of frames; what a large message took is given back.
+const KEPT_BYTES: usize = 4 * WRITE_BYTES;
+
+thread_local! {
+    /// One for each thread and not for each connection: most connections have nothing to say.
+    static FRAMES: RefCell<Frames> = RefCell::default();
+}
+
+/// The way to a client, as far as who speaks has to know it.
+pub(super) trait Way: Send + Sync {
+    /// Sends whole frames behind what was not taken yet; says whether the client has taken all of it.
+    fn send(&self, frames: &[u8]) -> Result<bool, Gone>;
+
+    /// Whether there is something that the client has not taken.
+    fn is_unflushed(&self) -> bool;
+}
+
+impl Way for Outgoing {
+    fn send(&self, frames: &[u8]) -> Result<bool, Gone> {
+        self.send(frames)
+    }
+
+    fn is_unflushed(&self) -> bool {
+        self.is_unflushed()
+    }
+}
+
+/// One end of a conversation.
+pub(super) struct Speaker {
+    /// `None` before it begins and when it has ended.
+    speaking: Mutex<Option<Speaking>>,
+    wake: Notify,
+    way: Arc<dyn Way>,
+    metrics: Arc<Metrics>,
+    /// The session's clock counts from here.
+    began: Instant,
+}
+
+struct Speaking {
+    session: Session,
+    /// What the session wants done, for the task.
+    work: Vec<Work>,
+    /// The task sleeps: everything was said.
+    rest: Option<Rest>,
+}
+
+/// How long the task of a connection sleeps.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    /// Until then, in milliseconds of the session's clock, unless it is woken.
+    due_ms: Option<u64>,
+}
+
+/// What the task of a connection does next.
+pub(super) struct Turn {
+    /// To begin.
+    pub(super) work: Vec<Work>,
+    /// When to come back, whatever happens.
+    pub(super) due: Option<Instant>,
+    /// Whether to read from the client.
+    pub(super) may_read: bool,
+    /// There is more to say than what goes out at a time, and the client takes it.
+    pub(super) has_more: bool,
+}
+
+/// What was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Everything,
+    /// As much as goes out at a time.
+    Part,
+    /// What the client has not taken yet comes first.
+    Nothing,
+}
+
+impl Speaker {
+    /// Says nothing before [`Speaker::begin`].
+    pub(super) fn new(way: Arc<dyn Way>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { speaking: Mutex::new(None), wake: Notify::new(), way, metrics, began: Instant::now() })
+    }
+
+    /// Begins with `session`, which has this as its outlet; it ends when what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>, session: Session) -> Conversation {
+        *self.lock() = Some(Speaking { session, work: Vec::new(), rest: None });
+        Conversation(Arc::clone(self))
+    }
+
+    /// Waits until there is something for the task to do.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Speaking>> {
+        self.speaking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Says what goes out at a time.
+    fn say(&self, speaking: &mut Speaking) -> Result<Said, Gone> {
+        if self.way.is_unflushed() {
+            return Ok(Said::Nothing);
+        }
+        let mut frames = FRAMES.take();
+        let said = loop {
+            if frames.bytes().len() >= WRITE_BYTES {
+                break Said::Part;
+            }
+            match speaking.session.next_step() {
+                Step::Send(message) => wire::protobuf::encode(message, &self.metrics.row_problems, &mut frames),
+                Step::Do(work) => speaking.work.push(work),
+                Step::Wait => break Said::Everything,
+            }
+        };
+        let sent = if frames.count() == 0 { Ok(true) } else { self.way.send(frames.bytes()) };
+        self.metrics.messages_sent.inc_by(frames.count());
+        self.metrics.bytes_sent.inc_by(frames.payload_bytes());
+        frames.clear(KEPT_BYTES);
+        FRAMES.set(frames);
+        sent.map(|_| said)
+    }
+
+    /// Says what there is to say instead of the task, if that sleeps. `false` if the task has to be woken.
+    fn say_for_task(&self, speaking: &mut Speaking) -> bool {
+        let Some(rest) = speaking.rest.take() else {
+            // It is on its way, or waits for the client: it looks by itself.
+            return true;
+        };
+        if rest.due_ms.is_some() {
+            speaking.session.tick(self.now_ms());
+        }
+        let is_all = matches!(self.say(speaking), Ok(Said::Everything))
+            && speaking.work.is_empty()
+            && (!self.way.is_unflushed() || PlantedBug::UnsentIsLeftToNobody.is_planted());
+        let due_ms = speaking.session.due_ms();
+        let sleeps_on = is_all && due_ms.is_none_or(|due_ms| rest.due_ms.is_some_and(|until_ms| until_ms <= due_ms));
+        if sleeps_on {
+            speaking.rest = Some(rest);
+        }
+        sleeps_on
+    }
+}
+
+impl Outlet for Speaker {
+    fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    fn deliver(&self) {
+        let is_done = match self.speaking.try_lock() {
+            Ok(mut speaking) => speaking.as_mut().is_none_or(|speaking| self.say_for_task(speaking)),
+            // Whoever has it may have looked before there was something.
+            Err(TryLockError::WouldBlock) => PlantedBug::BusyConnectionIsNotWoken.is_planted(),
+            Err(TryLockError::Poisoned(_)) => true,
+        };
+        if !is_done {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// The session of a connection, for its task. Dropping it ends the session: nobody hands over changes any more.
+pub(super) struct Conversation(Arc<Speaker>);
+
+impl Conversation {
+    /// Says what there is to say, and what to do next.
+    pub(super) fn turn(&self) -> Result<Turn, Gone> {
+        self.with(|speaker, speaking| {
+            speaking.session.tick(speaker.now_ms());
+            let said = speaker.say(speaking)?;
+            let is_unflushed = speaker.way.is_unflushed();
+            let due_ms = speaking.session.due_ms();
+            let rests = said == Said::Everything && !is_unflushed;
+            speaking.rest = rests.then_some(Rest { due_ms });
+            Ok(Turn {
+                work: std::mem::take(&mut speaking.work),
+                due: due_ms.filter(|_| !is_unflushed).map(|due_ms| speaker.began + Duration::from_millis(due_ms)),
+                may_read: !speaking.session.is_saturated(),
+                has_more: said == Said::Part && !is_unflushed,
+            })
+        })
+    }
+
+    /// Tells the session something.
+    pub(super) fn tell<T>(&self, news: impl FnOnce(&mut Session) -> T) -> T {
+        self.with(|_, speaking| news(&mut speaking.session))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Speaker, &mut Speaking) -> T) -> T {
+        let Self(speaker) = self;
+        let mut speaking = speaker.lock();
+        work(speaker, speaking.as_mut().expect("a conversation has its session until it is dropped"))
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // A publisher that has the way to this session in its hands finds nothing.
+        let speaking = self.0.lock().take();
+        drop(speaking);
+    }
+}
