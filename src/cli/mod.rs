@@ -1,5 +1,6 @@
 //! The command line: `serve` runs the server, the other commands are clients of a running one.
 
+#[cfg(target_os = "linux")]
 mod bench;
 #[cfg(feature = "test-doors")]
 pub mod doors;
@@ -35,6 +36,7 @@ enum Command {
     Import(import::ImportArgs),
     Export(export::ExportArgs),
     Watch(watch::WatchArgs),
+    #[cfg(target_os = "linux")]
     Bench(bench::BenchArgs),
 }
 
@@ -47,6 +49,7 @@ impl Cli {
             Command::Import(args) => client_runtime()?.block_on(import::run(args)),
             Command::Export(args) => client_runtime()?.block_on(export::run(args)),
             Command::Watch(args) => client_runtime()?.block_on(watch::run(args)),
+            #[cfg(target_os = "linux")]
             Command::Bench(args) => bench::run(args),
         }
     }

@@ -1,15 +1,11 @@
-//! A WebSocket of the load generator. It costs the generator as little as can be, so that the server is what is measured:
-//! all connections read into one buffer, and messages are looked at where they lie.
+//! A WebSocket of the load generator, without waiting. It costs the generator as little as can be, so that the server is what
+//! is measured: all connections read into one buffer, and messages are looked at where they lie.
 
-use std::pin::Pin;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
@@ -19,7 +15,6 @@ use super::frame::{self, Frame, Masking};
 pub(super) const READ_BUFFER_BYTES: usize = 256 * 1024;
 const _: () = assert!(READ_BUFFER_BYTES >= 2 * (frame::PAYLOAD_BYTES_MAX + frame::HEADER_BYTES_MAX));
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Where the server is.
@@ -49,34 +44,42 @@ impl Address {
     pub(super) fn url(&self) -> &str {
         &self.url
     }
-}
 
-/// One connection's way in.
-#[derive(Debug)]
-pub(super) struct Connection {
-    reader: OwnedReadHalf,
-    writer: Arc<OwnedWriteHalf>,
-    /// The part of a frame that has come so far.
-    partial: Vec<u8>,
-    masking: Masking,
-    /// A pong that the socket has not taken yet.
-    pong: Vec<u8>,
-}
-
-/// The way out of the same connection.
-pub(super) type Outgoing = Arc<OwnedWriteHalf>;
-
-impl Connection {
-    /// Connects, and upgrades the connection to a WebSocket.
-    pub(super) async fn open(address: &Address) -> anyhow::Result<Self> {
-        let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, Self::upgrade(address)).await;
-        opened
-            .unwrap_or_else(|_| Err(anyhow!("no answer for {} s", HANDSHAKE_TIMEOUT.as_secs())))
-            .with_context(|| format!("no WebSocket to {}", address.url))
+    /// Host and port, as in a URL.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
     }
 
-    async fn upgrade(address: &Address) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(&address.authority).await?;
+    fn resolve(&self) -> anyhow::Result<SocketAddr> {
+        let addresses = self.authority.to_socket_addrs().with_context(|| format!("{} is unknown", self.authority))?;
+        addresses.into_iter().next().with_context(|| format!("{} has no address", self.authority))
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    outgoing: Outgoing,
+    /// What the answer to the upgrade has to contain; nothing once it did.
+    accept_key: Option<String>,
+    /// The part of a frame, or of the answer to the upgrade, that has come so far.
+    partial: Vec<u8>,
+}
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// There may be more to read.
+    More,
+    /// Everything that was there is read.
+    Drained,
+}
+
+impl Connection {
+    /// Connects, and asks for the upgrade to a WebSocket. Messages may be queued at once: they are sent when it is one.
+    pub(super) fn begin(address: &Address) -> anyhow::Result<Self> {
+        let connected = address.resolve().and_then(|at| Ok(TcpStream::connect(at)?));
+        let stream = connected.with_context(|| format!("no WebSocket to {}", address.url))?;
         stream.set_nodelay(true)?;
         let seed = Uuid::new_v4();
         // 16 bytes in base 64 have 22 digits and two fillers; hexadecimal digits are also digits of base 64.
@@ -86,98 +89,144 @@ impl Connection {
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n",
             address.path, address.authority,
         );
-        stream.write_all(request.as_bytes()).await?;
-        let mut received = Vec::with_capacity(1024);
-        let head_bytes = loop {
-            let read = stream.read_buf(&mut received).await?;
-            ensure!(read > 0 && received.len() <= HEAD_BYTES_MAX, "the answer is no HTTP response");
-            if let Some(head_bytes) = check_upgrade(&received, &derive_accept_key(key.as_bytes()))? {
-                break head_bytes;
-            }
-        };
-        let (reader, writer) = stream.into_split();
+        (&stream).write_all(request.as_bytes())?;
+        stream.set_nonblocking(true)?;
         Ok(Self {
-            reader,
-            writer: Arc::new(writer),
-            // What came behind the head belongs to the first frame.
-            partial: received.split_off(head_bytes),
-            masking: Masking::new(seed.as_fields().0),
-            pong: Vec::new(),
+            outgoing: Outgoing::new(Arc::new(stream), seed.as_fields().0),
+            accept_key: Some(derive_accept_key(key.as_bytes())),
+            partial: Vec::new(),
         })
     }
 
-    /// Sends a message and waits until the socket has taken it.
-    pub(super) async fn send(&mut self, payload: &[u8]) -> anyhow::Result<()> {
-        let mut out = Vec::with_capacity(payload.len() + 14);
-        self.masking.message(payload, &mut out);
-        send_all(&self.writer, &mut out).await
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.outgoing.stream
     }
 
-    /// The way out, for whoever sends while this is read from.
-    pub(super) fn outgoing(&self) -> Outgoing {
-        Arc::clone(&self.writer)
+    /// Whether messages can go either way.
+    pub(super) fn is_open(&self) -> bool {
+        self.accept_key.is_none()
     }
 
-    /// Reads once and hands each whole message to `take`, with the time of the read. `buffer` is of no meaning in between.
-    pub(super) fn poll_messages(
+    /// A way out of its own, for whoever writes much.
+    pub(super) fn writer(&self) -> Outgoing {
+        Outgoing::new(Arc::clone(&self.outgoing.stream), Uuid::new_v4().as_fields().0)
+    }
+
+    /// Sends a message, or as much of it as the socket takes now; the rest when it takes it.
+    pub(super) fn send(&mut self, message: &[u8], opcode: frame::Opcode) -> anyhow::Result<()> {
+        self.outgoing.put(message, opcode);
+        self.flush()
+    }
+
+    /// Sends what waits, as much of it as the socket takes.
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        if self.is_open() { self.outgoing.flush().map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Reads once and hands each whole message to `take`. `buffer` is of no meaning in between.
+    pub(super) fn read(
         &mut self,
-        context: &mut Context<'_>,
         buffer: &mut [u8],
-        mut take: impl FnMut(&[u8], Instant) -> anyhow::Result<()>,
-    ) -> Poll<anyhow::Result<()>> {
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Progress> {
         let kept = self.partial.len();
         buffer[..kept].copy_from_slice(&self.partial);
-        let mut space = ReadBuf::new(&mut buffer[kept..]);
-        ready!(Pin::new(&mut self.reader).poll_read(context, &mut space))?;
-        let read = space.filled().len();
-        if read == 0 {
-            return Poll::Ready(Err(anyhow!("the server ended a connection without saying why")));
-        }
-        let now = Instant::now();
+        let read = match (&*self.outgoing.stream).read(&mut buffer[kept..]) {
+            Ok(0) => bail!("the server ended a connection without saying why"),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Drained),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(Progress::More),
+            Err(error) => return Err(error).context("the server ended a connection"),
+        };
         let bytes = &buffer[..kept + read];
         let mut at = 0;
-        while let Some((frame, length)) = frame::parse(&bytes[at..])? {
-            at += length;
-            match frame {
-                Frame::Message(message) => take(message, now)?,
-                // Only the last ping needs an answer.
-                Frame::Ping(payload) => {
-                    self.pong.clear();
-                    self.masking.pong(payload, &mut self.pong);
-                }
-                Frame::Pong => {}
-                Frame::Close(payload) => return Poll::Ready(Err(closed(payload))),
+        if let Some(accept_key) = &self.accept_key {
+            ensure!(bytes.len() <= HEAD_BYTES_MAX, "the answer is no HTTP response");
+            if let Some(head_bytes) = check_upgrade(bytes, accept_key)? {
+                at = head_bytes;
+                self.accept_key = None;
+                self.outgoing.flush()?;
             }
+        }
+        if self.is_open() {
+            at += self.take_frames(&bytes[at..], &mut take)?;
         }
         self.partial.clear();
         self.partial.extend_from_slice(&bytes[at..]);
-        if !self.pong.is_empty() {
-            try_send(&self.writer, &mut self.pong)?;
-        }
-        Poll::Ready(Ok(()))
+        Ok(if kept + read == buffer.len() { Progress::More } else { Progress::Drained })
     }
-}
 
-/// Sends all of `out`, which is empty then.
-pub(super) async fn send_all(writer: &OwnedWriteHalf, out: &mut Vec<u8>) -> anyhow::Result<()> {
-    while !try_send(writer, out)? {
-        writer.writable().await?;
-    }
-    Ok(())
-}
-
-/// Sends what the socket takes of `out` now, and removes it; says whether that was all.
-pub(super) fn try_send(writer: &OwnedWriteHalf, out: &mut Vec<u8>) -> anyhow::Result<bool> {
-    while !out.is_empty() {
-        match writer.try_write(out) {
-            Ok(sent) => {
-                out.drain(..sent);
+    /// Hands over the whole messages at the start of `bytes`; returns how many bytes those are.
+    fn take_frames(
+        &mut self,
+        bytes: &[u8],
+        take: &mut impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<usize> {
+        let mut at = 0;
+        let mut ping = None;
+        while let Some((frame, length)) = frame::parse(&bytes[at..])? {
+            at += length;
+            match frame {
+                Frame::Message(message) => take(message)?,
+                // Only the last ping needs an answer.
+                Frame::Ping(payload) => ping = Some(payload),
+                Frame::Pong => {}
+                Frame::Close(payload) => return Err(closed(payload)),
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error).context("the server ended a connection"),
         }
+        if let Some(payload) = ping {
+            self.outgoing.put(payload, frame::Opcode::Pong);
+            self.outgoing.flush()?;
+        }
+        Ok(at)
     }
-    Ok(true)
+}
+
+/// The way out of a connection.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    stream: Arc<TcpStream>,
+    masking: Masking,
+    waiting: Vec<u8>,
+}
+
+impl Outgoing {
+    fn new(stream: Arc<TcpStream>, seed: u32) -> Self {
+        Self { stream, masking: Masking::new(seed), waiting: Vec::new() }
+    }
+
+    /// Puts a message behind those that wait.
+    pub(super) fn put(&mut self, message: &[u8], opcode: frame::Opcode) {
+        self.masking.frame(opcode, message, &mut self.waiting);
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// How much waits.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sends what the socket takes now; says whether that was all.
+    pub(super) fn flush(&mut self) -> anyhow::Result<bool> {
+        let mut sent = 0;
+        while sent < self.waiting.len() {
+            match (&*self.stream).write(&self.waiting[sent..]) {
+                Ok(bytes) => sent += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("the server ended a connection"),
+            }
+        }
+        self.waiting.drain(..sent);
+        if self.waiting.is_empty() && self.waiting.capacity() > READ_BUFFER_BYTES {
+            self.waiting = Vec::new();
+        }
+        Ok(self.waiting.is_empty())
+    }
 }
 
 /// The length of the head, once it is there; an error when it is anything but the agreement to speak WebSocket.
@@ -209,6 +258,8 @@ fn closed(payload: &[u8]) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -239,48 +290,95 @@ mod tests {
         assert!(check_upgrade(b"SSH-2.0-OpenSSH_9.2\r\n", "KEY").is_err());
     }
 
-    /// A server that sends `bytes` cut at every place; what comes out has to be the same.
-    #[tokio::test]
-    async fn frames_may_be_cut_anywhere() {
+    /// A connection, and the server's side of it, which has agreed to the upgrade or, with `is_open` false, not yet.
+    fn pair(is_open: bool) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (server, _) = listener.accept().expect("a connection");
+        client.set_nonblocking(true).expect("a socket");
+        server.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("a socket");
+        let outgoing = Outgoing::new(Arc::new(client), 1);
+        let accept_key = (!is_open).then(|| "KEY".to_owned());
+        (Connection { outgoing, accept_key, partial: Vec::new() }, server)
+    }
+
+    fn read_until(connection: &mut Connection, count: usize) -> Vec<Vec<u8>> {
+        let mut taken: Vec<Vec<u8>> = Vec::new();
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        let begin = std::time::Instant::now();
+        while taken.len() < count {
+            let read = connection.read(&mut buffer, |message| {
+                taken.push(message.to_vec());
+                Ok(())
+            });
+            read.expect("whole frames");
+            assert!(begin.elapsed() < std::time::Duration::from_secs(10), "only {} of {count} came", taken.len());
+        }
+        taken
+    }
+
+    fn unmasked_pong(server: &mut TcpStream) -> Vec<u8> {
+        let mut pong = [0; 8];
+        server.read_exact(&mut pong).expect("a pong");
+        assert_eq!(pong[..2], [0x8a, 0x82]);
+        pong[6..].iter().zip(&pong[2..6]).map(|(byte, key)| byte ^ key).collect()
+    }
+
+    #[test]
+    fn frames_may_be_cut_anywhere() {
         let messages: [&[u8]; 4] = [b"one", &[7; 126], b"", b"last"];
         let mut bytes = vec![0x82, 3, b'o', b'n', b'e', 0x82, 126, 0, 126];
         bytes.extend_from_slice(&[7; 126]);
         bytes.extend_from_slice(b"\x89\x02hi\x82\x00\x82\x04last");
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
         for cut in 0..=bytes.len() {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let address = listener.local_addr().expect("an address");
-            let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
-            let (mut server, _) = server.expect("a connection");
-            let (reader, writer) = client.expect("a connection").into_split();
-            let mut connection = Connection {
-                reader,
-                writer: Arc::new(writer),
-                partial: bytes[..cut].to_vec(),
-                masking: Masking::new(1),
-                pong: Vec::new(),
-            };
-            // The connection has the first part already, as it may have from the handshake.
-            server.write_all(&bytes[cut..]).await.expect("a write");
-            if cut == bytes.len() {
-                server.write_all(b"\x8a\x00").await.expect("a write");
+            let (mut connection, mut server) = pair(true);
+            let mut before = 0;
+            if cut > 0 {
+                server.write_all(&bytes[..cut]).expect("a write");
+                // Until the first part has come, so that it is read by itself.
+                while connection.partial.is_empty() && before == 0 {
+                    connection
+                        .read(&mut buffer, |_| {
+                            before += 1;
+                            Ok(())
+                        })
+                        .expect("part of a frame");
+                }
             }
-            let mut taken: Vec<Vec<u8>> = Vec::new();
-            let mut buffer = vec![0; READ_BUFFER_BYTES];
-            while taken.len() < messages.len() {
-                let read = std::future::poll_fn(|context| {
-                    connection.poll_messages(context, &mut buffer, |message, _| {
-                        taken.push(message.to_vec());
-                        Ok(())
-                    })
-                });
-                read.await.expect("whole frames");
-            }
-            assert_eq!(taken, messages, "cut at {cut}");
-            let mut pong = [0; 8];
-            server.read_exact(&mut pong).await.expect("a pong");
-            assert_eq!(pong[..2], [0x8a, 0x82]);
-            let unmasked: Vec<u8> = pong[6..].iter().zip(&pong[2..6]).map(|(byte, key)| byte ^ key).collect();
-            assert_eq!(unmasked, b"hi");
+            server.write_all(&bytes[cut..]).expect("a write");
+            let rest = read_until(&mut connection, messages.len() - before);
+            assert_eq!(rest, messages[before..], "cut at {cut}");
+            assert_eq!(unmasked_pong(&mut server), b"hi");
         }
+    }
+
+    #[test]
+    fn what_is_sent_before_the_upgrade_waits_for_it() {
+        let (mut connection, mut server) = pair(false);
+        connection.send(b"hi", frame::Opcode::Pong).expect("it is queued");
+        server.set_nonblocking(true).expect("a socket");
+        assert_eq!(server.read(&mut [0; 8]).expect_err("nothing yet").kind(), ErrorKind::WouldBlock);
+        server.set_nonblocking(false).expect("a socket");
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: KEY\r\n\r\n\x82\x05first";
+        for byte in head {
+            server.write_all(&[*byte]).expect("a write");
+        }
+        assert_eq!(read_until(&mut connection, 1), [b"first"]);
+        assert_eq!(unmasked_pong(&mut server), b"hi");
+    }
+
+    #[test]
+    fn an_end_is_an_error_that_says_why() {
+        let (mut connection, mut server) = pair(true);
+        server.write_all(b"\x88\x05\x03\xe9bye").expect("a write");
+        let mut buffer = vec![0; READ_BUFFER_BYTES];
+        let error = loop {
+            match connection.read(&mut buffer, |_| Ok(())) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.to_string(), "the server ended a connection: bye (1001)");
     }
 }

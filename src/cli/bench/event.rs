@@ -1,120 +1,127 @@
-//! What a change carries: its number and the moment of its request, in the name of the one row that is changed.
+//! What a change carries: its number, in the name of the row that is changed.
 
 use anyhow::{Context, ensure};
 use prost::Message as _;
 
+use super::table::Table;
 use crate::proto;
 
-/// What the name of a change says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    /// Changes are numbered from 0, which is the creation of the row.
-    pub(super) seq: u64,
-    /// When it was sent, or should have been, in nanoseconds since the beginning of this process's time.
-    pub(super) sent_nanos: u64,
-}
-
 const PREFIX: &[u8] = b"b-";
-const SEQ_DIGITS: usize = 10;
-const NANOS_DIGITS: usize = 15;
-/// `b-<seq>-<nanos>`, without what fills it up.
-const STAMP_BYTES: usize = PREFIX.len() + SEQ_DIGITS + 1 + NANOS_DIGITS;
+const NUMBER_DIGITS: usize = 10;
+/// `b-<number>`, without what fills it up.
+const STAMP_BYTES: usize = PREFIX.len() + NUMBER_DIGITS;
 
-impl Stamp {
-    /// The stamp as a name of `length` bytes.
-    pub(super) fn name(self, length: usize) -> String {
-        let mut name = format!("b-{:0SEQ_DIGITS$}-{:0NANOS_DIGITS$}", self.seq, self.sent_nanos);
-        name.extend(std::iter::repeat_n('-', length.saturating_sub(name.len())));
-        name
-    }
-
-    /// The stamp that `name` begins with.
-    pub(super) fn of_name(name: &[u8]) -> Option<Self> {
-        let rest = name.strip_prefix(PREFIX)?;
-        let (seq, rest) = rest.split_at_checked(SEQ_DIGITS)?;
-        let nanos = rest.strip_prefix(b"-")?.get(..NANOS_DIGITS)?;
-        Some(Self { seq: decimal(seq)?, sent_nanos: decimal(nanos)? })
-    }
+/// A name of `length` bytes that says the number of a change.
+pub(super) fn name(number: u64, length: usize) -> String {
+    let mut name = format!("b-{number:0NUMBER_DIGITS$}");
+    name.extend(std::iter::repeat_n('-', length.saturating_sub(name.len())));
+    name
 }
 
-fn decimal(digits: &[u8]) -> Option<u64> {
+/// The number that `name` says.
+pub(super) fn number_of(name: &[u8]) -> Option<u64> {
+    let digits = name.strip_prefix(PREFIX)?.get(..NUMBER_DIGITS)?;
     digits.iter().try_fold(0_u64, |number, digit| {
         let digit = digit.wrapping_sub(b'0');
         (digit <= 9).then_some(number * 10 + u64::from(digit))
     })
 }
 
-/// How long a name has to be for a message of `payload_bytes` to each subscriber.
-pub(super) fn name_bytes(payload_bytes: usize) -> anyhow::Result<usize> {
+/// An event as a server sends it to a plain subscription that has `subscription_id`.
+pub(super) fn message(table: Table, subscription_id: i32, id: &[u8], name: String) -> Vec<u8> {
+    let body = Some(table.updated(id, name));
+    let event = proto::Event { subscription_id, body, ..Default::default() };
+    let message = proto::server_message::MessageType::Event(event);
+    proto::ServerMessage { message_type: Some(message) }.encode_to_vec()
+}
+
+/// How long a name has to be for a message of `payload_bytes` to each subscriber of any of `tables`.
+pub(super) fn name_bytes(payload_bytes: usize, tables: &[Table]) -> anyhow::Result<usize> {
     let message_bytes = |name_bytes| {
-        let event = proto::PolicyEvent {
-            event_type: Some(proto::policy_event::EventType::Updated.into()),
-            policy_id: Some(vec![0; 16].into()),
-            name: Some("-".repeat(name_bytes)),
-            ..Default::default()
-        };
-        let event = proto::Event { body: Some(proto::event::Body::PolicyEvent(event)), ..Default::default() };
-        let message = proto::server_message::MessageType::Event(event);
-        proto::ServerMessage { message_type: Some(message) }.encoded_len()
+        let of_table = |table: &Table| message(*table, 0, &[0; 16], "-".repeat(name_bytes)).len();
+        tables.iter().map(of_table).max().unwrap_or_default()
     };
     let bytes_min = message_bytes(STAMP_BYTES);
     ensure!(payload_bytes >= bytes_min, "--payload must be at least {bytes_min}");
     // The lengths inside grow with the name, so some sizes cannot be met: then the next smaller one counts.
-    let longest = (STAMP_BYTES..=payload_bytes).rev().find(|name_bytes| message_bytes(*name_bytes) <= payload_bytes);
+    let shortest = STAMP_BYTES.max(payload_bytes.saturating_sub(100));
+    let longest = (shortest..=payload_bytes).rev().find(|name_bytes| message_bytes(*name_bytes) <= payload_bytes);
     longest.context("no name fits")
 }
 
-/// The policy that an event is about, read without decoding the rest.
+/// An event about a row, read without decoding the rest.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct PolicyEvent<'a> {
-    pub(super) policy_id: &'a [u8],
+pub(super) struct RowEvent<'a> {
+    pub(super) subscription_id: u64,
+    /// The number of the body in an `Event`, which tells the table.
+    pub(super) body: u64,
+    /// As in `EventType`: 1 for added, 2 for updated, 3 for deleted.
+    pub(super) event_type: u64,
+    pub(super) id: &'a [u8],
     pub(super) name: &'a [u8],
+    /// Where one can go on behind it.
+    pub(super) token: Option<&'a [u8]>,
 }
 
 const EVENT: u64 = 1;
-const EVENT_POLICY_EVENT: u64 = 8;
-const POLICY_EVENT_POLICY_ID: u64 = 2;
-const POLICY_EVENT_NAME: u64 = 3;
+const EVENT_SUBSCRIPTION_ID: u64 = 1;
+const EVENT_TOKEN: u64 = 100;
 
-impl<'a> PolicyEvent<'a> {
-    /// The policy event that `message`, a `ServerMessage`, consists of; `None` when it is anything else.
+impl<'a> RowEvent<'a> {
+    /// The event about a row that `message`, a `ServerMessage`, consists of; `None` when it is anything else.
     pub(super) fn of_message(mut message: &'a [u8]) -> Option<Self> {
-        let (EVENT, Some(event)) = take_field(&mut message)? else { return None };
-        let body = find_field(event, EVENT_POLICY_EVENT)?;
-        let policy_id = find_field(body, POLICY_EVENT_POLICY_ID)?;
-        let name = find_field(body, POLICY_EVENT_NAME)?;
-        Some(Self { policy_id, name })
-    }
-}
-
-fn find_field(mut message: &[u8], number: u64) -> Option<&[u8]> {
-    while let Some((found, value)) = take_field(&mut message) {
-        if found == number {
-            return value;
+        let (EVENT, Value::Bytes(mut event)) = take_field(&mut message)? else { return None };
+        let mut this = Self { subscription_id: 0, body: 0, event_type: 0, id: b"", name: b"", token: None };
+        while let Some((field, value)) = take_field(&mut event) {
+            match (field, value) {
+                (EVENT_SUBSCRIPTION_ID, Value::Number(number)) => this.subscription_id = number,
+                (EVENT_TOKEN, Value::Bytes(token)) => this.token = Some(token),
+                (8 | 9 | 107, Value::Bytes(mut body)) => {
+                    this.body = field;
+                    while let Some((field, value)) = take_field(&mut body) {
+                        match (field, value) {
+                            (1, Value::Number(number)) => this.event_type = number,
+                            (2, Value::Bytes(id)) => this.id = id,
+                            (3, Value::Bytes(name)) => {
+                                this.name = name;
+                                break;
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
         }
+        (this.body != 0).then_some(this)
     }
-    None
 }
 
-/// The number of the first field, and its value where that is bytes.
-fn take_field<'a>(message: &mut &'a [u8]) -> Option<(u64, Option<&'a [u8]>)> {
+/// The value of a field.
+#[derive(Clone, Copy, Debug)]
+enum Value<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+    /// Of no interest here.
+    Fixed,
+}
+
+/// The number and the value of the first field.
+fn take_field<'a>(message: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let key = take_varint(message)?;
     let value = match key & 7 {
-        0 => {
-            take_varint(message)?;
-            None
-        }
+        0 => Value::Number(take_varint(message)?),
         1 => {
             take_bytes(message, 8)?;
-            None
+            Value::Fixed
         }
         2 => {
             let length = take_varint(message)?;
-            Some(take_bytes(message, length)?)
+            Value::Bytes(take_bytes(message, length)?)
         }
         5 => {
             take_bytes(message, 4)?;
-            None
+            Value::Fixed
         }
         _ => return None,
     };
@@ -128,6 +135,10 @@ fn take_bytes<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
 }
 
 fn take_varint(message: &mut &[u8]) -> Option<u64> {
+    if let [byte @ 0..0x80, rest @ ..] = *message {
+        *message = rest;
+        return Some(u64::from(*byte));
+    }
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = message.split_first()?;
@@ -140,89 +151,66 @@ fn take_varint(message: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A policy that the server accepts, called `name`.
-pub(super) fn policy(policy_id: Option<&[u8]>, name: String) -> proto::Policy {
-    proto::Policy {
-        policy_id: policy_id.map(|id| id.to_vec().into()),
-        name: Some(name),
-        mime_type_rules: vec![proto::PolicyMimeTypeRule { save: Some(true), ..Default::default() }],
-        robots_txt: Some(proto::PolicyRobotsTxt { usage: proto::policy_robots_txt::Usage::Obey.into() }),
-        url_rules: vec![proto::PolicyUrlRule {
-            action: Some(proto::policy_url_rule::Action::Add.into()),
-            amount: Some(1.0),
-            ..Default::default()
-        }],
-        user_agents: vec![proto::PolicyUserAgent { name: "starfeed bench".to_owned() }],
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(subscription_id: i32, name: String) -> proto::ServerMessage {
-        let event = proto::PolicyEvent {
-            event_type: Some(proto::policy_event::EventType::Updated.into()),
-            policy_id: Some(vec![7; 16].into()),
-            name: Some(name),
-            ..Default::default()
-        };
-        let body = Some(proto::event::Body::PolicyEvent(event));
-        let event = proto::Event { subscription_id, body, ..Default::default() };
-        proto::ServerMessage { message_type: Some(proto::server_message::MessageType::Event(event)) }
-    }
-
     #[test]
-    fn a_stamp_survives_the_way_through_a_message() {
-        for (seq, sent_nanos) in [(0, 0), (1, 42), (9_999_999_999, 999_999_999_999_999)] {
-            for subscription_id in [0, 127, 128, i32::MAX] {
-                let stamp = Stamp { seq, sent_nanos };
-                let bytes = message(subscription_id, stamp.name(150)).encode_to_vec();
-                let event = PolicyEvent::of_message(&bytes).expect("a policy event");
-                assert_eq!(event.policy_id, [7; 16]);
-                assert_eq!(event.name.len(), 150);
-                assert_eq!(Stamp::of_name(event.name), Some(stamp));
+    fn a_number_survives_the_way_through_a_message() {
+        for table in Table::ALL {
+            for number in [0, 1, 9_999_999_999] {
+                for subscription_id in [0, 127, 128, i32::MAX] {
+                    let bytes = message(table, subscription_id, &[7; 16], name(number, 150));
+                    let event = RowEvent::of_message(&bytes).expect("an event about a row");
+                    assert_eq!(event.subscription_id, subscription_id as u64);
+                    assert_eq!((event.body, event.event_type, event.id), (table.body(), 2, &[7; 16][..]));
+                    assert_eq!(event.name.len(), 150);
+                    assert_eq!((number_of(event.name), event.token), (Some(number), None));
+                }
             }
         }
     }
 
     #[test]
-    fn what_is_no_policy_event_is_told_apart() {
+    fn a_token_is_found_behind_the_row() {
+        let body = Some(Table::Policies.updated(&[7; 16], "x".to_owned()));
+        let event = proto::Event { body, token: Some(vec![9; 70].into()), number: Some(3), ..Default::default() };
+        let message = proto::server_message::MessageType::Event(event);
+        let bytes = proto::ServerMessage { message_type: Some(message) }.encode_to_vec();
+        let event = RowEvent::of_message(&bytes).expect("an event about a row");
+        assert_eq!((event.name, event.token), (&b"x"[..], Some(&[9; 70][..])));
+    }
+
+    #[test]
+    fn what_is_no_event_about_a_row_is_told_apart() {
         let response = proto::Response { request_id: 1, is_success: true, ..Default::default() };
         let response = proto::server_message::MessageType::Response(response);
         let response = proto::ServerMessage { message_type: Some(response) }.encode_to_vec();
-        assert_eq!(PolicyEvent::of_message(&response), None);
-        assert_eq!(PolicyEvent::of_message(b""), None);
-        let whole = message(3, "x".to_owned()).encode_to_vec();
+        assert_eq!(RowEvent::of_message(&response), None);
+        assert_eq!(RowEvent::of_message(b""), None);
+        let whole = message(Table::Policies, 3, &[7; 16], "x".to_owned());
         for end in 0..whole.len() {
-            assert_eq!(PolicyEvent::of_message(&whole[..end]), None);
+            assert_eq!(RowEvent::of_message(&whole[..end]), None);
         }
     }
 
     #[test]
-    fn other_names_have_no_stamp() {
-        for name in
-            ["", "b-", "Deep crawl", "b-00000000x1-000000000000042", "b-0000000001_000000000000042", "b-0000000001-42"]
-        {
-            assert_eq!(Stamp::of_name(name.as_bytes()), None, "{name}");
+    fn other_names_have_no_number() {
+        for name in ["", "b-", "Deep crawl", "b-00000000x1", "b-000000001", "c-0000000001"] {
+            assert_eq!(number_of(name.as_bytes()), None, "{name}");
         }
     }
 
     #[test]
     fn the_payload_is_as_long_as_asked_for() {
-        for payload_bytes in [61, 100, 126, 140, 200, 1000, 20_000] {
-            let name_bytes = name_bytes(payload_bytes).expect("long enough");
-            let length = message(0, "x".repeat(name_bytes)).encoded_len();
+        let length_with = |table, name_bytes| message(table, 0, &[0; 16], "x".repeat(name_bytes)).len();
+        for payload_bytes in [44, 61, 100, 126, 140, 200, 1000, 20_000] {
+            let name_bytes = name_bytes(payload_bytes, &[Table::Policies]).expect("long enough");
+            let length = length_with(Table::Policies, name_bytes);
             assert!(length <= payload_bytes && length + 3 >= payload_bytes, "{length} for {payload_bytes}");
         }
-        assert_eq!(message(0, "x".repeat(name_bytes(200).expect("long enough"))).encoded_len(), 200);
-        assert!(name_bytes(20).is_err());
-    }
-
-    #[test]
-    fn the_policy_is_small_and_whole() {
-        let policy = policy(Some(&[1; 16]), Stamp { seq: 1, sent_nanos: 2 }.name(30));
-        assert!(policy.encoded_len() < 120, "{}", policy.encoded_len());
+        assert_eq!(length_with(Table::Policies, name_bytes(200, &[Table::Policies]).expect("long enough")), 200);
+        assert_eq!(length_with(Table::CaptchaSolvers, name_bytes(200, &Table::ALL).expect("long enough")), 200);
+        assert!(name_bytes(20, &Table::ALL).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! WebSocket frames, as much of them as a load generator needs: whole binary messages from the server, and control frames.
+//! WebSocket frames, as much of them as a load generator and its bare peer need: whole messages, and control frames.
 
 /// What fits into one frame of a server; nothing that this program subscribes to comes near.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 96 * 1024;
@@ -21,40 +21,107 @@ pub(super) enum Frame<'a> {
 /// What no server of this API sends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FrameError {
-    #[error("the server sent a frame that begins with {0:#04x}: neither a whole binary message nor a control frame")]
+    #[error("the server sent a frame that begins with {0:#04x}: neither a whole message nor a control frame")]
     Unexpected(u8),
     #[error("the server sent a masked frame")]
     Masked,
-    #[error("the server sent a frame of {0} bytes")]
+    #[error("the client sent a frame that is not masked")]
+    Unmasked,
+    #[error("a frame has {0} bytes")]
     TooLong(u64),
 }
 
-/// The first frame of `bytes` and the bytes it takes; `None` when there is no whole one yet.
+/// The first frame of `bytes`, which a server has sent, and the bytes it takes; `None` when there is no whole one yet.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    let (length, length_bytes) = match second {
-        0..=125 => (u64::from(*second), 0),
-        126 => match rest.first_chunk() {
-            Some(length) => (u64::from(u16::from_be_bytes(*length)), 2),
-            None => return Ok(None),
-        },
-        127 => match rest.first_chunk() {
-            Some(length) => (u64::from_be_bytes(*length), 8),
-            None => return Ok(None),
-        },
-        128.. => return Err(FrameError::Masked),
-    };
-    let in_bounds = usize::try_from(length).ok().filter(|length| *length <= PAYLOAD_BYTES_MAX);
-    let length = in_bounds.ok_or(FrameError::TooLong(length))?;
+    let Some((length, length_bytes)) = payload_length(*second, rest) else { return Ok(None) };
+    if second & MASKED != 0 {
+        return Err(FrameError::Masked);
+    }
+    let length = in_bounds(length)?;
     let Some(payload) = rest[length_bytes..].get(..length) else { return Ok(None) };
     let frame = match first {
-        0x82 => Frame::Message(payload),
+        0x81 | 0x82 => Frame::Message(payload),
         0x88 => Frame::Close(payload),
         0x89 => Frame::Ping(payload),
         0x8a => Frame::Pong,
         first => return Err(FrameError::Unexpected(*first)),
     };
     Ok(Some((frame, 2 + length_bytes + length)))
+}
+
+/// The first frame of `bytes`, which a client has sent: its first byte, its payload, which is unmasked where it lies, and the
+/// bytes it takes; `None` when there is no whole one yet.
+pub(super) fn parse_masked(bytes: &mut [u8]) -> Result<Option<(u8, &[u8], usize)>, FrameError> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    let Some((length, length_bytes)) = payload_length(*second & !MASKED, rest) else { return Ok(None) };
+    if *second & MASKED == 0 {
+        return Err(FrameError::Unmasked);
+    }
+    let length = in_bounds(length)?;
+    let Some((key, payload)) = rest[length_bytes..].split_first_chunk_mut::<4>() else { return Ok(None) };
+    let Some(payload) = payload.get_mut(..length) else { return Ok(None) };
+    for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+    Ok(Some((*first, payload, 2 + length_bytes + 4 + length)))
+}
+
+const MASKED: u8 = 0x80;
+
+/// The length of the payload, and how many bytes of `rest` say so; `None` when they are not there yet.
+fn payload_length(second: u8, rest: &[u8]) -> Option<(u64, usize)> {
+    match second & !MASKED {
+        126 => rest.first_chunk().map(|length| (u64::from(u16::from_be_bytes(*length)), 2)),
+        127 => rest.first_chunk().map(|length| (u64::from_be_bytes(*length), 8)),
+        length => Some((u64::from(length), 0)),
+    }
+}
+
+fn in_bounds(length: u64) -> Result<usize, FrameError> {
+    let in_bounds = usize::try_from(length).ok().filter(|length| *length <= PAYLOAD_BYTES_MAX);
+    in_bounds.ok_or(FrameError::TooLong(length))
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opcode {
+    Text,
+    Binary,
+    Pong,
+}
+
+impl Opcode {
+    /// The first byte of a frame that is whole.
+    fn first_byte(self) -> u8 {
+        match self {
+            Self::Text => 0x81,
+            Self::Binary => 0x82,
+            Self::Pong => 0x8a,
+        }
+    }
+}
+
+/// Appends the beginning of a frame: all but the mask and the payload.
+fn put_header(opcode: Opcode, payload_bytes: usize, masked: u8, out: &mut Vec<u8>) {
+    out.push(opcode.first_byte());
+    match (u8::try_from(payload_bytes), u16::try_from(payload_bytes)) {
+        (Ok(length @ 0..=125), _) => out.push(masked | length),
+        (_, Ok(length)) => {
+            out.push(masked | 126);
+            out.extend_from_slice(&length.to_be_bytes());
+        }
+        _ => {
+            out.push(masked | 127);
+            out.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
+        }
+    }
+}
+
+/// Appends a frame from a server to `out`.
+pub(super) fn put_unmasked(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    put_header(opcode, payload.len(), 0, out);
+    out.extend_from_slice(payload);
 }
 
 /// Frames for the server. They have to be masked; what protects proxies from web pages needs no good randomness here.
@@ -68,31 +135,11 @@ impl Masking {
         Self { key: seed }
     }
 
-    /// Appends a binary message to `out`.
-    pub(super) fn message(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        self.frame(0x82, payload, out);
-    }
-
-    /// Appends the answer to a ping.
-    pub(super) fn pong(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        self.frame(0x8a, payload, out);
-    }
-
-    fn frame(&mut self, first: u8, payload: &[u8], out: &mut Vec<u8>) {
+    /// Appends a frame to `out`.
+    pub(super) fn frame(&mut self, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
         self.key = self.key.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let key = self.key.to_be_bytes();
-        out.push(first);
-        match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
-            (Ok(length @ 0..=125), _) => out.push(0x80 | length),
-            (_, Ok(length)) => {
-                out.push(0x80 | 126);
-                out.extend_from_slice(&length.to_be_bytes());
-            }
-            _ => {
-                out.push(0x80 | 127);
-                out.extend_from_slice(&(payload.len() as u64).to_be_bytes());
-            }
-        }
+        put_header(opcode, payload.len(), MASKED, out);
         out.extend_from_slice(&key);
         out.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     }
@@ -146,7 +193,6 @@ mod tests {
 
     #[test]
     fn what_no_server_sends_is_an_error() {
-        assert_eq!(parse(&frame(0x81, b"text")), Err(FrameError::Unexpected(0x81)));
         assert_eq!(parse(&frame(0x02, b"part")), Err(FrameError::Unexpected(0x02)));
         assert_eq!(parse(&frame(0xc2, b"compressed")), Err(FrameError::Unexpected(0xc2)));
         assert_eq!(parse(&[0x82, 0x80, 1, 2, 3, 4]), Err(FrameError::Masked));
@@ -154,6 +200,7 @@ mod tests {
         let mut bytes = vec![0x82, 127];
         bytes.extend_from_slice(&length.to_be_bytes());
         assert_eq!(parse(&bytes), Err(FrameError::TooLong(length)));
+        assert_eq!(parse_masked(&mut [0x82, 1, 7]), Err(FrameError::Unmasked));
     }
 
     #[test]
@@ -162,16 +209,21 @@ mod tests {
         for (length, header) in [(0, 6), (125, 6), (126, 8), (65_535, 8), (65_536, 14)] {
             let payload = vec![0x5a; length];
             let mut out = Vec::new();
-            masking.message(&payload, &mut out);
+            masking.frame(Opcode::Binary, &payload, &mut out);
             assert_eq!(out.len(), header + length);
             assert_eq!((out[0], out[1] & 0x80), (0x82, 0x80));
             let key = &out[header - 4..header];
             let unmasked: Vec<u8> =
                 out[header..].iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
             assert_eq!(unmasked, payload);
+            for split in 0..out.len().min(300) {
+                assert_eq!(parse_masked(&mut out.clone()[..split]), Ok(None), "{split} of {length}");
+            }
+            let length = out.len();
+            assert_eq!(parse_masked(&mut out), Ok(Some((0x82, &payload[..], length))));
         }
         let mut out = Vec::new();
-        masking.pong(b"", &mut out);
+        masking.frame(Opcode::Pong, b"", &mut out);
         assert_eq!(out[0], 0x8a);
     }
 }

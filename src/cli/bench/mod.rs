@@ -1,30 +1,44 @@
 //! `starfeed bench`: what a server delivers, what that costs it, and how late it comes.
 //!
-//! The server is another process, so that its use of the machine can be told from the load generator's. One row is changed
-//! again and again; each change carries its number and the moment it was sent, so that every subscriber can tell whether
-//! it got everything once and in order, and how late.
+//! The server is another process, so that its use of the machine can be told from the load generator's, which is one thread.
+//! Rows are changed again and again; each change carries its number, so that every subscriber can tell whether it got
+//! everything once and in order. When it was sent the generator knows by the number.
 
+mod attended;
+mod bare;
+mod board;
 mod connection;
+mod engine;
 mod event;
+mod fan_out;
 mod frame;
-mod load;
+mod pace;
+mod pin;
+mod poller;
 mod process;
+mod ratio;
 mod report;
 mod sequence;
 mod stalled;
-mod writer;
+mod subject;
+mod table;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use self::connection::Address;
-use self::load::{Pace, Plan, Run};
-use self::process::{Interrupt, Probe, ScratchDirectory, ServerProcess};
+use self::fan_out::{Plan, Run, Session};
+use self::pace::Pace;
+use self::pin::Cores;
+use self::process::Interrupt;
+use self::ratio::Ratio;
 use self::report::{Format, Report, Setting};
 use self::sequence::Faults;
+use self::subject::{PeerKind, StoreKind, Subject};
+use self::wire::Speaks;
 
 /// Measure what a server delivers, what that costs it, and how late it comes
 ///
@@ -35,6 +49,9 @@ pub(super) struct BenchArgs {
     /// Clients that subscribe
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     subscribers: u32,
+    /// Tables that subscribers and changes are dealt out to
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
+    tables: u8,
     /// Closed loop: changes at a time that not every client has yet; one row for each number
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,32")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -55,70 +72,77 @@ pub(super) struct BenchArgs {
     /// Which stores to measure
     #[arg(long, value_enum, value_delimiter = ',', default_value = "disk,memory")]
     store: Vec<StoreKind>,
+    /// What to measure by turns; beside `bare`, the others' rows are divided by its
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "starfeed")]
+    peer: Vec<PeerKind>,
+    /// How often each row is measured; then the medians of the ratios are printed
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Give server and load generator a processor each
+    #[arg(long)]
+    pin: bool,
     /// Where to make the directory for the data, which is removed in the end [default: a temporary place on a disk]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// A config key of the server, for example `--set outbox_bytes=65536`; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Measure a running server instead: it gets one more policy for that time
-    #[arg(long, value_name = "URL", conflicts_with_all = ["store", "dir", "set"])]
+    /// Measure a running server instead: it gets one more row for that time
+    #[arg(long, value_name = "URL", conflicts_with_all = ["store", "dir", "set", "peer"])]
     url: Option<String>,
     /// The process of that server; without it its CPU time and memory are not known
     #[arg(long, value_name = "PID", requires = "url")]
     pid: Option<u32>,
+    /// What that server speaks
+    #[arg(long, value_enum, default_value = "starfeed", requires = "url")]
+    speaks: Speaks,
+    /// Be the bare peer
+    #[arg(long, hide = true)]
+    be_bare: bool,
     /// Print one JSON object per row instead of a table
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StoreKind {
-    /// Durable: a change is on disk before anybody gets it
-    Disk,
-    /// Ends with the server
-    Memory,
-}
-
-impl StoreKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-/// Runs the command, on a runtime of its own: the load comes from one thread.
+/// Runs the command.
 pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
-    raise_descriptor_limit(u64::from(args.subscribers) + u64::from(args.stalled))?;
+    if args.be_bare {
+        return bare::run();
+    }
+    let sessions = if args.url.is_some() { 1 } else { args.peer.len().max(1) };
+    raise_descriptor_limit(u64::from(args.subscribers) * sessions as u64 + u64::from(args.stalled))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(bench(&args))
 }
 
 async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let mut interrupt = Interrupt::listen()?;
-    let plan = args.plan();
+    let cores = args.pin.then(Cores::choose).transpose()?;
+    let plan = args.plan(cores);
     let parent = args.dir.clone().unwrap_or_else(process::scratch_parent);
     let setting = Setting {
         subscribers: plan.subscribers,
+        tables: plan.tables,
         payload_bytes: plan.payload_bytes,
         duration: plan.duration,
         place: args.url.is_none().then(|| place(&parent)),
+        cores,
     };
     let format = if args.json { Format::Json } else { Format::Table };
-    let report = Report::new(format, setting);
-    let mut bench = Bench { plan, report, settings: args.settings(), faults: Faults::default() };
+    let mut bench = Bench {
+        plan,
+        report: Report::new(format, setting),
+        settings: args.settings(),
+        faults: Faults::default(),
+        paces: args.paces(),
+        rounds: args.rounds,
+    };
     match &args.url {
         Some(url) => {
-            let address = Address::of_url(url)?;
-            bench.measure("-", &address, args.pid.map(Probe::of).as_ref(), &mut interrupt).await?;
+            let subject = Subject::at_url(url, args.pid)?;
+            bench.measure(vec![subject], args.speaks, &mut interrupt).await?;
         }
-        None => {
-            for store in &args.store {
-                bench.measure_own(*store, &parent, &mut interrupt).await?;
-            }
-        }
+        None => bench.measure_own(args, &parent, &mut interrupt).await?,
     }
     bench.report.end()?;
     let Faults { lost, repeated, out_of_order } = bench.faults;
@@ -130,18 +154,22 @@ async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 impl BenchArgs {
-    fn plan(&self) -> Plan {
-        let paces = if self.rate.is_empty() {
+    fn paces(&self) -> Vec<Pace> {
+        if self.rate.is_empty() {
             self.in_flight.iter().copied().map(Pace::InFlight).collect()
         } else {
             self.rate.iter().copied().map(Pace::PerSecond).collect()
-        };
+        }
+    }
+
+    fn plan(&self, cores: Option<Cores>) -> Plan {
         Plan {
             subscribers: self.subscribers as usize,
+            tables: usize::from(self.tables),
             payload_bytes: self.payload as usize,
-            paces,
             duration: Duration::from_secs(u64::from(self.seconds)),
             stalled: self.stalled as usize,
+            cores,
         }
     }
 
@@ -165,44 +193,123 @@ struct Bench {
     report: Report,
     settings: Vec<String>,
     faults: Faults,
+    paces: Vec<Pace>,
+    rounds: u32,
 }
 
 impl Bench {
-    /// Measures a server of its own.
-    async fn measure_own(&mut self, store: StoreKind, parent: &Path, interrupt: &mut Interrupt) -> anyhow::Result<()> {
-        let scratch = ScratchDirectory::create(parent)?;
-        let data_dir = match store {
-            StoreKind::Disk => scratch.path().join("data"),
-            StoreKind::Memory => PathBuf::from(":memory:"),
-        };
-        let server = interrupt.or(ServerProcess::start(&data_dir, scratch.path(), &self.settings)).await?;
-        let measured = match Address::of_url(server.url()) {
-            Ok(address) => self.measure(store.name(), &address, Some(&Probe::of(server.pid())), interrupt).await,
-            Err(error) => Err(error),
-        };
-        match (measured, server.stop().await) {
-            (Ok(()), stopped) => stopped,
-            // How the server ended may be why there is an error.
-            (Err(error), Err(stopped)) => Err(error.context(stopped.to_string())),
-            (Err(error), Ok(())) => Err(error),
-        }
-    }
-
-    async fn measure(
+    /// Measures servers of its own: the peers of one store by turns, one store behind the other.
+    async fn measure_own(
         &mut self,
-        store: &str,
-        address: &Address,
-        server: Option<&Probe>,
+        args: &BenchArgs,
+        parent: &Path,
         interrupt: &mut Interrupt,
     ) -> anyhow::Result<()> {
-        let Self { plan, report, faults, .. } = self;
-        let take = |run: Run| {
-            report.row(store, &run)?;
-            faults.add(run.faults);
-            Ok(())
-        };
-        load::run(address, plan, server, interrupt, take).await
+        let only_bare = args.peer.iter().all(|peer| *peer == PeerKind::Bare);
+        let stores = if only_bare { &args.store[..1] } else { &args.store[..] };
+        for store in stores {
+            let mut subjects = Vec::new();
+            for peer in &args.peer {
+                let started = match peer {
+                    PeerKind::Starfeed => {
+                        interrupt.or(Subject::start(*store, parent, &self.settings, self.plan.cores)).await
+                    }
+                    PeerKind::Bare => interrupt.or(Subject::start_bare(self.plan.cores)).await,
+                };
+                match started {
+                    Ok(subject) => subjects.push(subject),
+                    Err(error) => return stop_all(subjects, Err(error)).await,
+                }
+            }
+            self.measure(subjects, Speaks::Starfeed, interrupt).await?;
+        }
+        Ok(())
     }
+
+    /// Measures `subjects` by turns, and ends them.
+    async fn measure(
+        &mut self,
+        subjects: Vec<Subject>,
+        speaks: Speaks,
+        interrupt: &mut Interrupt,
+    ) -> anyhow::Result<()> {
+        let mut sessions = Vec::new();
+        let mut subjects = subjects.into_iter();
+        let mut result = Ok(());
+        for subject in subjects.by_ref() {
+            match Session::open(subject, speaks, &self.plan, interrupt).await {
+                Ok(session) => sessions.push(session),
+                Err((subject, error)) => {
+                    result = subject.stop(Err(error)).await;
+                    break;
+                }
+            }
+        }
+        result = stop_all(subjects.collect(), result).await;
+        if result.is_ok() {
+            result = interrupt.or(self.measure_sessions(&sessions)).await;
+        }
+        for session in sessions {
+            result = session.close(result).await;
+        }
+        result
+    }
+
+    async fn measure_sessions(&mut self, sessions: &[Session]) -> anyhow::Result<()> {
+        let mut ratios = vec![Vec::new(); sessions.len() * self.paces.len()];
+        for _ in 0..self.rounds {
+            for (which, pace) in self.paces.clone().into_iter().enumerate() {
+                let mut runs = Vec::new();
+                for session in sessions {
+                    let run = session.measure(pace).await?;
+                    let is_complete = self.take(session, &run)?;
+                    if !is_complete {
+                        // Another run would wait for the same changes in vain.
+                        return Ok(());
+                    }
+                    if self.plan.stalled > 0 && !session.subject.is_bare() {
+                        let p99 = run.latency.value_at_quantile(0.99);
+                        self.take(session, &session.measure_beside_stalled(pace, p99).await?)?;
+                    }
+                    runs.push(run);
+                }
+                for (at, ratio) in ratios_of(sessions, &runs) {
+                    self.report.ratio(sessions[at].subject.store, pace, &ratio)?;
+                    ratios[which * sessions.len() + at].push(ratio);
+                }
+            }
+        }
+        for (which, pace) in self.paces.iter().enumerate() {
+            for (at, session) in sessions.iter().enumerate() {
+                let all = &ratios[which * sessions.len() + at];
+                if all.len() > 1 {
+                    self.report.median(session.subject.store, *pace, all.len(), &Ratio::median(all))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports a run; says whether nothing was lost.
+    fn take(&mut self, session: &Session, run: &Run) -> anyhow::Result<bool> {
+        self.report.row(session.subject.peer, session.subject.store, run)?;
+        self.faults.add(run.faults);
+        Ok(run.faults.lost == 0)
+    }
+}
+
+/// The ratio of each run to that of the bare peer, if there is one, with the number of its session.
+fn ratios_of(sessions: &[Session], runs: &[Run]) -> Vec<(usize, Ratio)> {
+    let Some(bare) = sessions.iter().position(|session| session.subject.is_bare()) else { return Vec::new() };
+    let others = (0..sessions.len()).filter(|at| *at != bare);
+    others.map(|at| (at, Ratio::of(&runs[at], &runs[bare]))).collect()
+}
+
+async fn stop_all(subjects: Vec<Subject>, mut result: anyhow::Result<()>) -> anyhow::Result<()> {
+    for subject in subjects {
+        result = subject.stop(result).await;
+    }
+    result
 }
 
 /// Says where the data is, and warns of a place that is no disk.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::pin::Cores;
 use crate::cli::ExitWith;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,13 +57,20 @@ pub(super) struct ServerProcess {
     child: Child,
     pid: u32,
     url: String,
+    /// If it has one, it ends when this is closed.
+    stdin: Option<ChildStdin>,
     /// Kept open: a server whose standard output is gone is not the usual case.
     _stdout: BufReader<ChildStdout>,
 }
 
 impl ServerProcess {
     /// Starts `starfeed serve` with `data_dir`, in `directory`; `settings` are `KEY=VALUE`.
-    pub(super) async fn start(data_dir: &Path, directory: &Path, settings: &[String]) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        data_dir: &Path,
+        directory: &Path,
+        settings: &[String],
+        cores: Option<Cores>,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program is unknown")?;
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"]).arg(data_dir);
@@ -76,8 +84,26 @@ impl ServerProcess {
                 command.env_remove(name);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("the server cannot be started")?;
+        command.stdin(Stdio::null());
+        Self::spawn(command, cores).await
+    }
+
+    /// Starts a bare peer, which ends with its standard input.
+    pub(super) async fn start_bare(cores: Option<Cores>) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("the path of this program is unknown")?;
+        let mut command = Command::new(program);
+        command.args(["bench", "--be-bare"]).stdin(Stdio::piped());
+        Self::spawn(command, cores).await
+    }
+
+    async fn spawn(mut command: Command, cores: Option<Cores>) -> anyhow::Result<Self> {
+        command.stdout(Stdio::piped()).kill_on_drop(true);
+        let spawned = match cores {
+            Some(cores) => cores.server.lend(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        let mut child = spawned.context("the server cannot be started")?;
+        let stdin = child.stdin.take();
         let stdout = child.stdout.take().context("the server has no standard output")?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();
@@ -92,6 +118,7 @@ impl ServerProcess {
             pid: child.id().context("the server ended at its start")?,
             url: format!("ws://{address}/ws/"),
             child,
+            stdin,
             _stdout: stdout,
         })
     }
@@ -107,7 +134,9 @@ impl ServerProcess {
     /// Ends it in order, or by force when it takes too long.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         // Without an id it has ended already, and the id may belong to somebody else.
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        if self.stdin.take().is_none()
+            && let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+        {
             kill_process(pid, Signal::TERM).context("the server cannot be ended")?;
         }
         match timeout(STOP_TIMEOUT, self.child.wait()).await {
@@ -199,15 +228,27 @@ impl Probe {
         Self { directory: PathBuf::from("/proc/self") }
     }
 
-    /// The time it has spent on a processor so far, in its own code and in the kernel for it.
-    pub(super) fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let ticks = cpu_ticks(&self.read("stat")?).context("/proc/PID/stat has another form")?;
-        Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+    /// The time it has spent on a processor so far.
+    pub(super) fn cpu_time(&self) -> anyhow::Result<CpuTime> {
+        let (user, system) = cpu_ticks(&self.read("stat")?).context("/proc/PID/stat has another form")?;
+        let time = |ticks: u64| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
+        Ok(CpuTime { user: time(user), system: time(system) })
+    }
+
+    /// The most bytes of memory it has had in use since [`Probe::forget_peak`], or ever.
+    pub(super) fn peak_bytes(&self) -> anyhow::Result<u64> {
+        memory_bytes(&self.read("status")?, "VmHWM:").context("/proc/PID/status has another form")
+    }
+
+    /// What it had in use before counts no more.
+    pub(super) fn forget_peak(&self) -> anyhow::Result<()> {
+        let path = self.directory.join("clear_refs");
+        std::fs::write(&path, "5").with_context(|| format!("{} cannot be written", path.display()))
     }
 
     /// The bytes of memory it has in use.
     pub(super) fn resident_bytes(&self) -> anyhow::Result<u64> {
-        resident_bytes(&self.read("status")?).context("/proc/PID/status has another form")
+        memory_bytes(&self.read("status")?, "VmRSS:").context("/proc/PID/status has another form")
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
@@ -216,16 +257,36 @@ impl Probe {
     }
 }
 
-fn cpu_ticks(stat: &str) -> Option<u64> {
+/// Time on a processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CpuTime {
+    /// In the process's own code.
+    pub(super) user: Duration,
+    /// In the kernel, for it.
+    pub(super) system: Duration,
+}
+
+impl CpuTime {
+    pub(super) fn total(self) -> Duration {
+        self.user + self.system
+    }
+
+    /// What was spent since `before`.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self { user: self.user.saturating_sub(before.user), system: self.system.saturating_sub(before.system) }
+    }
+}
+
+fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
     // The second field is a name in parentheses that may itself have spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')')?;
     // `utime` and `stime` are the fields 14 and 15; `rest` begins with field 3.
     let mut times = rest.split_ascii_whitespace().skip(11).map(str::parse::<u64>);
-    Some(times.next()?.ok()? + times.next()?.ok()?)
+    Some((times.next()?.ok()?, times.next()?.ok()?))
 }
 
-fn resident_bytes(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn memory_bytes(status: &str, line: &str) -> Option<u64> {
+    let value = status.lines().find_map(|text| text.strip_prefix(line))?;
     let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -238,7 +299,7 @@ mod tests {
     fn the_name_of_a_process_may_be_anything() {
         let rest = "S 1 2 2 0 -1 4194560 100 0 0 0 150 25 7 8 20 0 9 0 12345 1000000 500";
         for name in ["starfeed", "tmux: server", "a) R 9 9 9", "((", "))", ""] {
-            assert_eq!(cpu_ticks(&format!("4711 ({name}) {rest}\n")), Some(175), "{name}");
+            assert_eq!(cpu_ticks(&format!("4711 ({name}) {rest}\n")), Some((150, 25)), "{name}");
         }
         assert_eq!(cpu_ticks("4711 (cut) S 1 2 2 0"), None);
         assert_eq!(cpu_ticks(""), None);
@@ -246,15 +307,18 @@ mod tests {
 
     #[test]
     fn the_resident_size_is_in_kibibytes() {
-        assert_eq!(resident_bytes("Name:\tVmRSS: x\nVmHWM:\t  9 kB\nVmRSS:\t   1234 kB\n"), Some(1234 * 1024));
-        assert_eq!(resident_bytes("Name:\tkthreadd\n"), None);
+        let status = "Name:\tVmRSS: x\nVmHWM:\t  9 kB\nVmRSS:\t   1234 kB\n";
+        assert_eq!(memory_bytes(status, "VmRSS:"), Some(1234 * 1024));
+        assert_eq!(memory_bytes(status, "VmHWM:"), Some(9 * 1024));
+        assert_eq!(memory_bytes("Name:\tkthreadd\n", "VmRSS:"), None);
     }
 
     #[test]
     fn this_process_can_be_probed() {
         let probe = Probe::of(std::process::id());
         assert!(probe.resident_bytes().expect("a size") > 100_000);
-        assert!(probe.cpu_time().expect("a time") >= Duration::ZERO);
+        assert!(probe.peak_bytes().expect("a size") > 100_000);
+        assert!(probe.cpu_time().expect("a time").total() >= Duration::ZERO);
         assert!(Probe::of(u32::MAX).cpu_time().is_err());
     }
 

@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::load::{Pace, Run};
+use super::fan_out::Run;
+use super::pace::Pace;
+use super::pin::Cores;
+use super::ratio::Ratio;
 use super::stalled::Outcome;
 
 /// Prints rows to standard output as they come.
@@ -24,10 +27,13 @@ pub(super) enum Format {
 #[derive(Debug)]
 pub(super) struct Setting {
     pub(super) subscribers: usize,
+    pub(super) tables: usize,
     pub(super) payload_bytes: usize,
     pub(super) duration: Duration,
     /// Where the data of durable stores is, if there are any.
     pub(super) place: Option<String>,
+    /// Which processor server and generator have for themselves, if they do.
+    pub(super) cores: Option<Cores>,
 }
 
 const FOOTNOTE: &str = "
@@ -57,8 +63,8 @@ const COLUMNS: &[Column] = &[
     Column { title: "p99.9 ms", width: 8, cell: |_, run| millis(run.latency.value_at_quantile(0.999)) },
     Column { title: "max ms", width: 8, cell: |_, run| millis(run.latency.max()) },
     Column { title: "lost", width: 4, cell: |_, run| run.faults.lost.to_string() },
-    Column { title: "server CPU", width: 10, cell: |_, run| or_dash(run.server_cpu.map(|cpu| percent(cpu, run))) },
-    Column { title: "generator CPU", width: 13, cell: |_, run| percent(run.generator_cpu, run) },
+    Column { title: "server CPU", width: 10, cell: |_, run| or_dash(run.server_cpu.map(|cpu| percent(cpu.total(), run))) },
+    Column { title: "generator CPU", width: 13, cell: |_, run| percent(run.generator_cpu.total(), run) },
     Column { title: "KB/sub", width: 6, cell: |_, run| or_dash(bytes_per_subscriber(run).map(kilobytes)) },
     Column { title: "RSS MB", width: 6, cell: |_, run| or_dash(run.memory.map(|memory| megabytes(memory.after_run))) },
 ];
@@ -68,14 +74,32 @@ impl Report {
         Self { format, setting, has_begun: false }
     }
 
-    pub(super) fn row(&mut self, store: &str, run: &Run) -> std::io::Result<()> {
+    pub(super) fn row(&mut self, peer: &str, store: &str, run: &Run) -> std::io::Result<()> {
         match self.format {
-            Format::Json => print(&format!("{}\n", json(store, &self.setting, run))),
+            Format::Json => print(&format!("{}\n", json(peer, store, &self.setting, run))),
             Format::Table => {
                 let head = if self.has_begun { String::new() } else { self.setting.heading() };
                 self.has_begun = true;
                 let stalled = run.stalled.as_ref().map_or_else(String::new, stalled);
                 print(&(head + &line(|column| (column.cell)(store, run)) + &stalled))
+            }
+        }
+    }
+
+    /// How the rows of `store` stand to those of the bare peer.
+    pub(super) fn ratio(&self, store: &str, pace: Pace, ratio: &Ratio) -> std::io::Result<()> {
+        match self.format {
+            Format::Json => print(&format!("{}\n", ratio.json(store, &self::pace(pace)))),
+            Format::Table => print(&format!("  ^ {store} : bare, {}: {}\n", self::pace(pace), ratio.text())),
+        }
+    }
+
+    /// The same over several rounds.
+    pub(super) fn median(&self, store: &str, pace: Pace, rounds: usize, ratio: &Ratio) -> std::io::Result<()> {
+        match self.format {
+            Format::Json => print(&format!("{}\n", ratio.json(store, &format!("median of {rounds}, {}", self::pace(pace))))),
+            Format::Table => {
+                print(&format!("median of {rounds}: {store} : bare, {}: {}\n", self::pace(pace), ratio.text()))
             }
         }
     }
@@ -95,6 +119,17 @@ impl Setting {
             self.duration.as_secs_f64(),
             cpus().map_or_else(|| "?".to_owned(), |cpus| cpus.to_string()),
         );
+        if self.tables > 1 {
+            text.push_str(&format!(", {} tables", self.tables));
+        }
+        match self.cores {
+            Some(Cores { server, generator }) => text.push_str(&format!(
+                ", server pinned to processor {}, generator to {}",
+                server.number(),
+                generator.number()
+            )),
+            None => text.push_str(", not pinned"),
+        }
         if let Some(place) = &self.place {
             text.push_str(&format!(", data in {place}"));
         }
@@ -122,7 +157,7 @@ fn line(cell: impl Fn(&Column) -> String) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn json(store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
+fn json(peer: &str, store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
     let millis = |micros: u64| micros as f64 / 1000.0;
     let (in_flight, rate) = match run.pace {
         Pace::InFlight(changes) => (Some(changes), None),
@@ -132,7 +167,10 @@ fn json(store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
         "version": VERSION,
         "cpus": cpus(),
         "payload_bytes": setting.payload_bytes,
+        "peer": peer,
         "store": store,
+        "tables": setting.tables,
+        "is_pinned": setting.cores.is_some(),
         "in_flight": in_flight,
         "rate": rate,
         "subscribers": setting.subscribers,
@@ -152,8 +190,10 @@ fn json(store: &str, setting: &Setting, run: &Run) -> serde_json::Value {
         "lost": run.faults.lost,
         "repeated": run.faults.repeated,
         "out_of_order": run.faults.out_of_order,
-        "server_cpu_seconds": run.server_cpu.map(|cpu| cpu.as_secs_f64()),
-        "generator_cpu_seconds": run.generator_cpu.as_secs_f64(),
+        "server_cpu_seconds": run.server_cpu.map(|cpu| cpu.total().as_secs_f64()),
+        "server_user_seconds": run.server_cpu.map(|cpu| cpu.user.as_secs_f64()),
+        "generator_cpu_seconds": run.generator_cpu.total().as_secs_f64(),
+        "generator_user_seconds": run.generator_cpu.user.as_secs_f64(),
         "bytes_per_subscriber": bytes_per_subscriber(run),
         "rss_before_subscribers": run.memory.map(|memory| memory.before_subscribers),
         "rss_with_subscribers": run.memory.map(|memory| memory.with_subscribers),
@@ -190,12 +230,13 @@ fn per_second(count: u64, elapsed: Duration) -> f64 {
 }
 
 /// `None` also when there was too little to measure.
-fn per_cpu_second(run: &Run) -> Option<f64> {
-    run.server_cpu.filter(|cpu| !cpu.is_zero()).map(|cpu| per_second(run.delivered, cpu))
+pub(super) fn per_cpu_second(run: &Run) -> Option<f64> {
+    let cpu = run.server_cpu?.total();
+    (!cpu.is_zero()).then(|| per_second(run.delivered, cpu))
 }
 
-fn cpu_micros(run: &Run) -> Option<f64> {
-    run.server_cpu.filter(|_| run.delivered > 0).map(|cpu| cpu.as_secs_f64() * 1e6 / run.delivered as f64)
+pub(super) fn cpu_micros(run: &Run) -> Option<f64> {
+    run.server_cpu.filter(|_| run.delivered > 0).map(|cpu| cpu.total().as_secs_f64() * 1e6 / run.delivered as f64)
 }
 
 fn percent(cpu: Duration, run: &Run) -> String {
@@ -240,9 +281,14 @@ fn or_dash(cell: Option<String>) -> String {
 mod tests {
     use hdrhistogram::Histogram;
 
-    use super::super::load::Memory;
+    use super::super::fan_out::Memory;
+    use super::super::process::CpuTime;
     use super::super::sequence::Faults;
     use super::*;
+
+    fn user(millis: u64) -> CpuTime {
+        CpuTime { user: Duration::from_millis(millis), system: Duration::ZERO }
+    }
 
     fn run() -> Run {
         let mut latency = Histogram::new_with_bounds(1, 1_000_000, 3).expect("valid bounds");
@@ -254,8 +300,8 @@ mod tests {
             elapsed: Duration::from_secs(2),
             changes: 3000,
             delivered: 3_000_000,
-            server_cpu: Some(Duration::from_millis(1500)),
-            generator_cpu: Duration::from_millis(500),
+            server_cpu: Some(user(1500)),
+            generator_cpu: user(500),
             latency,
             faults: Faults::default(),
             memory: Some(Memory {
@@ -268,7 +314,7 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        Setting { subscribers: 1000, payload_bytes: 200, duration: Duration::from_secs(5), place: None }
+        Setting { subscribers: 1000, tables: 1, payload_bytes: 200, duration: Duration::from_secs(5), place: None, cores: None }
     }
 
     #[test]
@@ -294,13 +340,13 @@ mod tests {
         let unknown = Run { server_cpu: None, memory: None, ..run() };
         let row = line(|column| (column.cell)("-", &unknown));
         assert_eq!(row.split('|').filter(|cell| cell.trim() == "-").count(), 6, "{row}");
-        let json = json("-", &setting(), &unknown);
+        let json = json("-", "-", &setting(), &unknown);
         assert!(json["server_cpu_seconds"].is_null() && json["bytes_per_subscriber"].is_null());
     }
 
     #[test]
     fn json_has_the_same_numbers() {
-        let json = json("memory", &setting(), &run());
+        let json = json("starfeed", "memory", &setting(), &run());
         assert_eq!(json["delivered_per_cpu_second"], 2_000_000.0);
         assert_eq!(json["latency_ms"]["p50"], 1.5);
         assert_eq!(json["bytes_per_subscriber"], 6000);
@@ -314,7 +360,7 @@ mod tests {
         for part in ["beside 10 clients", "is 1.06 times", "12.3 KB", "10 held", "1 of them"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let json = json("disk", &setting(), &Run { stalled: Some(outcome), ..run() });
+        let json = json("starfeed", "disk", &setting(), &Run { stalled: Some(outcome), ..run() });
         assert_eq!(json["stalled"]["bytes_each"], 12_300);
     }
 }
