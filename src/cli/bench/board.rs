@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
+use prost::Message as _;
 
 use super::connection::Outgoing;
 use super::engine::{Answer, Audience, Nanos};
+use super::event::{self, RowEvent};
+use super::frame::Opcode;
 use super::pace::{Drive, Pace};
 use super::sequence::{Arrival, Completion, Faults, SequenceCheck};
-use super::wire::{Heard, Wire};
+use super::wire::{self, Heard, Wire};
+use crate::proto::{self, request::Command};
 
 /// When nothing has come for so long, what is still missing is lost.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,9 +51,21 @@ pub(super) struct Board {
 /// One subscriber.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    pub(super) check: SequenceCheck,
+    check: SequenceCheck,
     /// It comes and goes: what it gets is checked, but nobody waits for it, and its latencies are its own.
-    pub(super) is_restless: bool,
+    restless: Option<Box<Restless>>,
+}
+
+/// What a subscriber that comes and goes knows.
+#[derive(Debug, Default)]
+struct Restless {
+    /// Where it can go on.
+    token: Vec<u8>,
+    subscription: u64,
+    /// It has asked, and has no answer.
+    is_busy: bool,
+    /// It subscribes anew: the first event says where.
+    begins_anew: bool,
 }
 
 impl Board {
@@ -62,8 +78,8 @@ impl Board {
         restless: usize,
     ) -> anyhow::Result<Self> {
         let listeners = (0..subscribers).map(|at| Listener {
-            is_restless: at >= subscribers - restless,
-            ..Listener::default()
+            check: SequenceCheck::default(),
+            restless: (at >= subscribers - restless).then(Box::default),
         });
         let completions = (0..tables).map(|table| {
             let steady = (table..subscribers - restless).step_by(tables).count();
@@ -99,12 +115,18 @@ impl Board {
         self.writer = Some(writer);
     }
 
-    pub(super) fn wire(&self) -> &Wire {
-        &self.wire
+    /// What connection `at` says first.
+    pub(super) fn greet(&self, at: usize, say: &mut dyn FnMut(&[u8], Opcode)) {
+        let is_restless = self.subscribers.get(at).is_some_and(|subscriber| subscriber.restless.is_some());
+        if is_restless {
+            say(&self.wire.subscribe_with_tokens(at % self.tables, None), Opcode::Binary);
+        } else {
+            self.wire.greet(self.table_of(at), say);
+        }
     }
 
     /// The table that connection `at` subscribes to; `None` for the writer.
-    pub(super) fn table_of(&self, at: usize) -> Option<usize> {
+    fn table_of(&self, at: usize) -> Option<usize> {
         (at < self.subscribers.len()).then_some(at % self.tables)
     }
 
@@ -142,14 +164,84 @@ impl Board {
         self.drive.wait(now, self.next() - self.completed())
     }
 
-    /// Whether all is written, and everybody has it.
+    /// Whether all is written, and everybody has it, those that come and go too.
     pub(super) fn is_done(&self, now: Nanos) -> bool {
-        self.drive.is_over(now) && self.completed() == self.next()
+        self.drive.is_over(now) && self.completed() == self.next() && self.are_restless_level()
+    }
+
+    fn are_restless_level(&self) -> bool {
+        let first = self.subscribers.iter().rposition(|subscriber| subscriber.restless.is_none()).map_or(0, |at| at + 1);
+        let mut restless = self.subscribers.iter().enumerate().skip(first);
+        restless.all(|(at, subscriber)| {
+            let numbers = numbers_of_table(at % self.tables, self.tables, self.next());
+            subscriber.check.next() >= numbers && subscriber.restless.as_ref().is_none_or(|restless| !restless.is_busy)
+        })
+    }
+
+    /// Whether restless subscriber `at` waits for an answer.
+    pub(super) fn is_busy(&self, at: usize) -> bool {
+        self.subscribers[at].restless.as_ref().is_some_and(|restless| restless.is_busy)
+    }
+
+    /// The requests by which restless subscriber `at` ends its subscription and begins another one.
+    pub(super) fn subscribe_anew(&mut self, at: usize) -> Vec<Vec<u8>> {
+        let table = at % self.tables;
+        let Some(restless) = &mut self.subscribers[at].restless else { return Vec::new() };
+        restless.is_busy = true;
+        restless.begins_anew = true;
+        let subscription_id = i32::try_from(restless.subscription).unwrap_or_default();
+        let unsubscribe = proto::RequestUnsubscribe { subscription_id };
+        let request = proto::Request { request_id: 1, command: Some(Command::Unsubscribe(unsubscribe)) };
+        vec![request.encode_to_vec(), self.wire.subscribe_with_tokens(table, None)]
+    }
+
+    /// The request by which restless subscriber `at` goes on, on a new connection, where it was.
+    pub(super) fn go_on(&mut self, at: usize) -> Vec<u8> {
+        let table = at % self.tables;
+        let Some(restless) = &mut self.subscribers[at].restless else { return Vec::new() };
+        restless.is_busy = true;
+        let token = (!restless.token.is_empty()).then(|| restless.token.clone());
+        self.wire.subscribe_with_tokens(table, token)
+    }
+
+    /// A restless subscriber hears `message`.
+    fn hear_restless(&mut self, at: usize, message: &[u8], now: Nanos) -> anyhow::Result<()> {
+        let table = at % self.tables;
+        let Some(restless) = self.subscribers[at].restless.as_mut() else { return Ok(()) };
+        let Some(event) = RowEvent::of_message(message) else {
+            if let Some(subscription) = wire::new_subscription(message)? {
+                // The first one of all is not yet one of those that come and go.
+                self.subscribed += usize::from(!restless.is_busy);
+                restless.is_busy = false;
+                restless.subscription = subscription;
+            }
+            return Ok(());
+        };
+        if !self.wire.is_row(table, event.id) {
+            return Ok(());
+        }
+        let number = event::number_of(event.name).context("somebody else changes the row that is measured")?;
+        ensure!(
+            restless.is_busy || event.subscription_id == restless.subscription,
+            "an event came of a subscription that had ended",
+        );
+        restless.token.clear();
+        restless.token.extend_from_slice(event.token.context("an event came without a token")?);
+        if restless.begins_anew && event.subscription_id == restless.subscription && !restless.is_busy {
+            restless.begins_anew = false;
+            self.subscribers[at].check.begin_at(number);
+        }
+        self.arrived(at, number, now)
     }
 
     /// Whether nothing comes any more.
     pub(super) fn is_silent(&self, now: Nanos) -> bool {
         now.saturating_sub(self.last_arrival.max(self.drive.end())) > PATIENCE.as_nanos() as u64
+    }
+
+    /// When the last change is due.
+    pub(super) fn end(&self) -> Nanos {
+        self.drive.end()
     }
 
     /// Waits for nothing more.
@@ -175,12 +267,12 @@ impl Board {
         ensure!(sent.is_some(), "a subscriber was sent change {number}, which there is not yet");
         let subscriber = &mut self.subscribers[at];
         let arrival = subscriber.check.arrived(number);
-        if arrival != Arrival::Repeated && change >= self.first_counted && !subscriber.is_restless {
+        if arrival != Arrival::Repeated && change >= self.first_counted && subscriber.restless.is_none() {
             self.delivered += 1;
             self.latency.saturating_record(now.saturating_sub(sent.unwrap_or(now)) / 1000);
         }
         if let Arrival::Next(passed) = arrival
-            && !subscriber.is_restless
+            && subscriber.restless.is_none()
         {
             self.completions[table].reached(passed);
         }
@@ -215,6 +307,9 @@ fn numbers_of_table(table: usize, tables: usize, end: u64) -> u64 {
 
 impl Audience for Board {
     fn hear(&mut self, from: usize, message: &[u8], now: Nanos) -> anyhow::Result<Option<Answer>> {
+        if self.subscribers.get(from).is_some_and(|subscriber| subscriber.restless.is_some()) {
+            return self.hear_restless(from, message, now).map(|()| None);
+        }
         let table = self.table_of(from);
         let mut heard = None;
         let mut more = Vec::new();

@@ -66,10 +66,6 @@ impl Engine {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn connections(&self) -> usize {
-        self.connections.len()
-    }
-
     /// Begins one more connection; returns its number. Messages may be sent at once.
     pub(super) fn begin(&mut self, address: &Address) -> anyhow::Result<usize> {
         let connection = Connection::begin(address)?;

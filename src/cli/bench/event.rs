@@ -53,8 +53,6 @@ pub(super) fn name_bytes(payload_bytes: usize, tables: &[Table]) -> anyhow::Resu
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RowEvent<'a> {
     pub(super) subscription_id: u64,
-    /// The number of the body in an `Event`, which tells the table.
-    pub(super) body: u64,
     /// As in `EventType`: 1 for added, 2 for updated, 3 for deleted.
     pub(super) event_type: u64,
     pub(super) id: &'a [u8],
@@ -66,18 +64,22 @@ pub(super) struct RowEvent<'a> {
 const EVENT: u64 = 1;
 const EVENT_SUBSCRIPTION_ID: u64 = 1;
 const EVENT_TOKEN: u64 = 100;
+const POLICY_EVENT: u64 = 8;
+const SCHEDULE_EVENT: u64 = 9;
+const CAPTCHA_SOLVER_EVENT: u64 = 107;
 
 impl<'a> RowEvent<'a> {
     /// The event about a row that `message`, a `ServerMessage`, consists of; `None` when it is anything else.
     pub(super) fn of_message(mut message: &'a [u8]) -> Option<Self> {
         let (EVENT, Value::Bytes(mut event)) = take_field(&mut message)? else { return None };
-        let mut this = Self { subscription_id: 0, body: 0, event_type: 0, id: b"", name: b"", token: None };
+        let mut is_about_row = false;
+        let mut this = Self { subscription_id: 0, event_type: 0, id: b"", name: b"", token: None };
         while let Some((field, value)) = take_field(&mut event) {
             match (field, value) {
                 (EVENT_SUBSCRIPTION_ID, Value::Number(number)) => this.subscription_id = number,
                 (EVENT_TOKEN, Value::Bytes(token)) => this.token = Some(token),
-                (8 | 9 | 107, Value::Bytes(mut body)) => {
-                    this.body = field;
+                (POLICY_EVENT | SCHEDULE_EVENT | CAPTCHA_SOLVER_EVENT, Value::Bytes(mut body)) => {
+                    is_about_row = true;
                     while let Some((field, value)) = take_field(&mut body) {
                         match (field, value) {
                             (1, Value::Number(number)) => this.event_type = number,
@@ -93,7 +95,73 @@ impl<'a> RowEvent<'a> {
                 _ => {}
             }
         }
-        (this.body != 0).then_some(this)
+        is_about_row.then_some(this)
+    }
+}
+
+/// An event of a subscription to a table with states, read without decoding the rest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Step<'a> {
+    pub(super) number: u64,
+    pub(super) what: TableStep,
+    /// The message with the key of the row, where it is about one.
+    pub(super) key: &'a [u8],
+}
+
+/// What such an event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TableStep {
+    Row,
+    Ready { count: u64 },
+    Reset,
+    Other,
+}
+
+const EVENT_STATE: u64 = 102;
+const EVENT_TABLE_EVENT: u64 = 103;
+const EVENT_NUMBER: u64 = 105;
+const TABLE_EVENT_KEY: u64 = 2;
+const STATE_KIND: u64 = 1;
+const STATE_COUNT: u64 = 6;
+
+impl<'a> Step<'a> {
+    /// The event that `message`, a `ServerMessage`, consists of; `None` when it is a response.
+    pub(super) fn of_message(mut message: &'a [u8]) -> Option<Self> {
+        let (EVENT, Value::Bytes(mut event)) = take_field(&mut message)? else { return None };
+        let mut this = Self { number: 0, what: TableStep::Other, key: b"" };
+        while let Some((field, value)) = take_field(&mut event) {
+            match (field, value) {
+                (EVENT_NUMBER, Value::Number(number)) => this.number = number,
+                (EVENT_STATE, Value::Bytes(state)) => this.what = state_of(state),
+                (EVENT_TABLE_EVENT, Value::Bytes(mut body)) => {
+                    this.what = TableStep::Row;
+                    while let Some((field, value)) = take_field(&mut body) {
+                        if let (TABLE_EVENT_KEY, Value::Bytes(key)) = (field, value) {
+                            this.key = key;
+                            break;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(this)
+    }
+}
+
+fn state_of(mut state: &[u8]) -> TableStep {
+    let (mut kind, mut count) = (0, 0);
+    while let Some((field, value)) = take_field(&mut state) {
+        match (field, value) {
+            (STATE_KIND, Value::Number(number)) => kind = number,
+            (STATE_COUNT, Value::Number(number)) => count = number,
+            _ => {}
+        }
+    }
+    match kind {
+        2 => TableStep::Ready { count },
+        5 => TableStep::Reset,
+        _ => TableStep::Other,
     }
 }
 
@@ -163,7 +231,7 @@ mod tests {
                     let bytes = message(table, subscription_id, &[7; 16], name(number, 150));
                     let event = RowEvent::of_message(&bytes).expect("an event about a row");
                     assert_eq!(event.subscription_id, subscription_id as u64);
-                    assert_eq!((event.body, event.event_type, event.id), (table.body(), 2, &[7; 16][..]));
+                    assert_eq!((event.event_type, event.id), (2, &[7; 16][..]));
                     assert_eq!(event.name.len(), 150);
                     assert_eq!((number_of(event.name), event.token), (Some(number), None));
                 }

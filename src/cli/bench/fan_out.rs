@@ -8,8 +8,9 @@ use tokio::time::timeout;
 
 use super::attended::{Attend, Attended};
 use super::board::{Board, PATIENCE};
+use super::churn::{self, Churn};
 use super::connection::Address;
-use super::engine::{Engine, Stop};
+use super::engine::{Engine, Nanos, Stop};
 use super::event;
 use super::pace::Pace;
 use super::pin::Cores;
@@ -18,6 +19,7 @@ use super::sequence::Faults;
 use super::stalled::{self, StalledClients};
 use super::subject::Subject;
 use super::table::{self, Table};
+use super::usage::Usage;
 use super::wire::{Rows, Speaks, Wire};
 
 /// What to do to a server.
@@ -31,6 +33,8 @@ pub(super) struct Plan {
     pub(super) duration: Duration,
     /// Clients that do not read, beside which each pace is measured again.
     pub(super) stalled: usize,
+    /// Whether each pace is measured again while some come and go.
+    pub(super) has_churn: bool,
     pub(super) cores: Option<Cores>,
 }
 
@@ -51,6 +55,8 @@ pub(super) struct Run {
     pub(super) memory: Option<Memory>,
     /// What came of clients that did not read meanwhile, if there were any.
     pub(super) stalled: Option<stalled::Outcome>,
+    /// What came of clients that came and went meanwhile, if there were any.
+    pub(super) churn: Option<churn::Outcome>,
 }
 
 /// Resident bytes of the server.
@@ -65,40 +71,6 @@ const WARM_UP_MAX: Duration = Duration::from_secs(1);
 /// So long everybody is served until those that do not read have filled every buffer on the way.
 const STALLING: Duration = Duration::from_secs(20);
 
-/// How much of the machine was used so far.
-#[derive(Debug)]
-pub(super) struct Usage {
-    at: Instant,
-    server: Option<CpuTime>,
-    generator: CpuTime,
-}
-
-/// How much of it was used between two moments.
-#[derive(Debug)]
-pub(super) struct Used {
-    pub(super) elapsed: Duration,
-    pub(super) server: Option<CpuTime>,
-    pub(super) generator: CpuTime,
-}
-
-impl Usage {
-    pub(super) fn read(server: Option<&Probe>) -> anyhow::Result<Self> {
-        Ok(Self {
-            server: server.map(Probe::cpu_time).transpose()?,
-            generator: Probe::of_this_process().cpu_time()?,
-            at: Instant::now(),
-        })
-    }
-
-    pub(super) fn until(&self, after: &Self) -> Used {
-        Used {
-            elapsed: after.at - self.at,
-            server: after.server.zip(self.server).map(|(after, before)| after.since(before)),
-            generator: after.generator.since(self.generator),
-        }
-    }
-}
-
 /// All connections to one server, and what they know.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -106,6 +78,7 @@ pub(super) struct Load {
     board: Board,
     /// Nothing has come for too long: what is missing is lost, and waiting for more is in vain.
     has_given_up: bool,
+    churn: Option<Churn>,
 }
 
 impl Attend for Load {
@@ -123,8 +96,7 @@ impl Load {
         let greetings: Vec<_> = (0..=subscribers)
             .map(|at| {
                 let mut messages = Vec::new();
-                let table = board.table_of(at);
-                board.wire().greet(table, &mut |message, opcode| messages.push((message.to_vec(), opcode)));
+                board.greet(at, &mut |message, opcode| messages.push((message.to_vec(), opcode)));
                 messages
             })
             .collect();
@@ -139,7 +111,7 @@ impl Load {
             ensure!(begin.elapsed() < 3 * PATIENCE, "not every subscription has begun");
             engine.turn(Duration::MAX, &mut board)?;
         }
-        Ok(Self { engine, board, has_given_up: false })
+        Ok(Self { engine, board, has_given_up: false, churn: None })
     }
 
     /// Writes at `pace`, then waits until everybody has everything or nothing comes any more.
@@ -159,10 +131,34 @@ impl Load {
                 self.has_given_up = true;
                 break;
             }
-            self.engine.turn(self.board.wait(now), &mut self.board)?;
+            let mut wait = self.board.wait(now);
+            if let Some(churn) = &mut self.churn {
+                if now < self.board.end() {
+                    churn.step(&mut self.engine, &mut self.board, now)?;
+                    wait = wait.min(churn.wait(now));
+                } else {
+                    churn.wake(&mut self.engine, &mut self.board, Nanos::MAX)?;
+                }
+            }
+            self.engine.turn(wait, &mut self.board)?;
         }
         self.board.give_up();
         Ok(())
+    }
+
+    /// The same as [`Load::measure`], while some come and go.
+    fn measure_with_churn(
+        &mut self,
+        pace: Pace,
+        duration: Duration,
+        server: Option<&Probe>,
+        address: &Address,
+    ) -> anyhow::Result<(Run, churn::Done)> {
+        let churn = Churn::new(address, self.board.subscribers.len(), self.engine.now());
+        self.churn = Some(churn);
+        let run = self.measure(pace, duration, server);
+        let done = self.churn.take().map(|churn| churn.done).unwrap_or_default();
+        Ok((run?, done))
     }
 
     fn measure(
@@ -170,7 +166,6 @@ impl Load {
         pace: Pace,
         duration: Duration,
         server: Option<&Probe>,
-        subscribers: usize,
     ) -> anyhow::Result<Run> {
         self.has_given_up = false;
         self.write(pace, WARM_UP_MAX.min(duration / 4))?;
@@ -188,7 +183,7 @@ impl Load {
         );
         Ok(Run {
             pace,
-            subscribers,
+            subscribers: self.board.subscribers.len(),
             elapsed: used.elapsed,
             changes: next - first,
             delivered: self.board.delivered,
@@ -198,6 +193,7 @@ impl Load {
             faults,
             memory: None,
             stalled: None,
+            churn: None,
         })
     }
 }
@@ -249,10 +245,8 @@ impl Session {
 
     /// Measures one pace.
     pub(super) async fn measure(&self, pace: Pace) -> anyhow::Result<Run> {
-        let (duration, subscribers) = (self.plan.duration, self.plan.subscribers);
-        let probe = self.subject.probe.clone();
-        let mut run =
-            self.load.run(move |load| load.measure(pace, duration, probe.as_ref(), subscribers)).await?;
+        let (duration, probe) = (self.plan.duration, self.subject.probe.clone());
+        let mut run = self.load.run(move |load| load.measure(pace, duration, probe.as_ref())).await?;
         run.memory = self.memory()?;
         Ok(run)
     }
@@ -274,6 +268,18 @@ impl Session {
             exact,
             began_anew,
         });
+        Ok(run)
+    }
+
+    /// The same once more, while some come and go; `p99_alone` is in microseconds.
+    pub(super) async fn measure_with_churn(&self, pace: Pace, p99_alone: u64) -> anyhow::Result<Run> {
+        let (duration, probe) = (self.plan.duration, self.subject.probe.clone());
+        let address = self.subject.address.clone();
+        let measure = move |load: &mut Load| load.measure_with_churn(pace, duration, probe.as_ref(), &address);
+        let (mut run, done) = self.load.run(measure).await?;
+        run.memory = self.memory()?;
+        let p99_ratio = run.latency.value_at_quantile(0.99) as f64 / p99_alone.max(1) as f64;
+        run.churn = Some(churn::Outcome { done, p99_ratio });
         Ok(run)
     }
 
@@ -328,7 +334,9 @@ type Connected = (Attended<Load>, Option<u64>, Option<u64>);
 async fn connect(subject: &Subject, wire: Wire, plan: &Plan) -> anyhow::Result<Connected> {
     let resident_bytes = || subject.probe.as_ref().map(Probe::resident_bytes).transpose();
     let before_subscribers = resident_bytes()?;
-    let board = Board::new(wire, plan.tables, plan.payload_bytes, plan.subscribers, 0)?;
+    let has_restless = plan.has_churn && matches!(wire, Wire::Starfeed(_));
+    let restless = if has_restless { churn::restless(plan.subscribers) } else { 0 };
+    let board = Board::new(wire, plan.tables, plan.payload_bytes, plan.subscribers, restless)?;
     let address = subject.address.clone();
     let core = plan.cores.map(|cores| cores.generator);
     let load = Attended::start(Stop::default(), core, move |stop| Load::open(&address, board, stop)).await?;

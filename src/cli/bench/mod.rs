@@ -7,22 +7,30 @@
 mod attended;
 mod bare;
 mod board;
+mod churn;
 mod connection;
 mod engine;
 mod event;
 mod fan_out;
+mod filtered;
+mod filters;
 mod frame;
+mod idle;
 mod pace;
 mod pin;
 mod poller;
 mod process;
 mod ratio;
+mod reading;
 mod report;
+mod scenario;
 mod sequence;
 mod stalled;
 mod subject;
 mod table;
+mod usage;
 mod wire;
+mod writes;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +44,7 @@ use self::pin::Cores;
 use self::process::Interrupt;
 use self::ratio::Ratio;
 use self::report::{Format, Report, Setting};
+use self::scenario::Scenario;
 use self::sequence::Faults;
 use self::subject::{PeerKind, StoreKind, Subject};
 use self::wire::Speaks;
@@ -46,12 +55,24 @@ use self::wire::Speaks;
 /// Every client has to get every change once and in order: otherwise the exit status is 1.
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
+    /// What to measure
+    #[arg(long, value_enum, default_value = "fan-out")]
+    scenario: Scenario,
     /// Clients that subscribe
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     subscribers: u32,
     /// Tables that subscribers and changes are dealt out to
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3))]
     tables: u8,
+    /// Subscriptions with filters, in the scenarios `filtered` and `idle`
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    filters: u32,
+    /// Rows to read, in the scenarios `join` and `snapshot`
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    rows: u32,
+    /// Clients that write, in the scenario `writes`
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    writers: u32,
     /// Closed loop: changes at a time that not every client has yet; one row for each number
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1,32")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -110,7 +131,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<()> {
         return bare::run();
     }
     let sessions = if args.url.is_some() { 1 } else { args.peer.len().max(1) };
-    raise_descriptor_limit(u64::from(args.subscribers) * sessions as u64 + u64::from(args.stalled))?;
+    raise_descriptor_limit(u64::from(args.subscribers.max(args.writers)) * sessions as u64 + u64::from(args.stalled))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("the runtime cannot be started")?.block_on(bench(&args))
 }
@@ -140,7 +161,7 @@ async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.url {
         Some(url) => {
             let subject = Subject::at_url(url, args.pid)?;
-            bench.measure(vec![subject], args.speaks, &mut interrupt).await?;
+            bench.measure(args, vec![subject], args.speaks, &mut interrupt).await?;
         }
         None => bench.measure_own(args, &parent, &mut interrupt).await?,
     }
@@ -169,6 +190,7 @@ impl BenchArgs {
             payload_bytes: self.payload as usize,
             duration: Duration::from_secs(u64::from(self.seconds)),
             stalled: self.stalled as usize,
+            has_churn: self.scenario == Scenario::Churn,
             cores,
         }
     }
@@ -183,6 +205,7 @@ impl BenchArgs {
             let seconds = 2 * u64::from(self.seconds) + 600;
             settings.extend(["stall_seconds", "ping_seconds"].map(|key| format!("{key}={seconds}")));
         }
+        settings.extend(self.scenario.settings(self));
         settings.extend(self.set.iter().cloned());
         settings
     }
@@ -221,13 +244,35 @@ impl Bench {
                     Err(error) => return stop_all(subjects, Err(error)).await,
                 }
             }
-            self.measure(subjects, Speaks::Starfeed, interrupt).await?;
+            self.measure(args, subjects, Speaks::Starfeed, interrupt).await?;
         }
         Ok(())
     }
 
-    /// Measures `subjects` by turns, and ends them.
+    /// Measures `subjects`, and ends them.
     async fn measure(
+        &mut self,
+        args: &BenchArgs,
+        subjects: Vec<Subject>,
+        speaks: Speaks,
+        interrupt: &mut Interrupt,
+    ) -> anyhow::Result<()> {
+        if matches!(args.scenario, Scenario::FanOut | Scenario::Churn) {
+            return self.measure_by_turns(subjects, speaks, interrupt).await;
+        }
+        let bare = subjects.iter().find(|subject| subject.is_bare());
+        let mut result = Ok(());
+        for subject in subjects.iter().filter(|subject| !subject.is_bare()) {
+            let Self { plan, report, faults, .. } = self;
+            if result.is_ok() {
+                result = interrupt.or(args.scenario.run(args, plan, subject, bare, report, faults)).await;
+            }
+        }
+        stop_all(subjects, result).await
+    }
+
+    /// Measures `subjects` by turns, pace by pace, and ends them.
+    async fn measure_by_turns(
         &mut self,
         subjects: Vec<Subject>,
         speaks: Speaks,
@@ -270,6 +315,10 @@ impl Bench {
                     if self.plan.stalled > 0 && !session.subject.is_bare() {
                         let p99 = run.latency.value_at_quantile(0.99);
                         self.take(session, &session.measure_beside_stalled(pace, p99).await?)?;
+                    }
+                    if self.plan.has_churn && !session.subject.is_bare() {
+                        let p99 = run.latency.value_at_quantile(0.99);
+                        self.take(session, &session.measure_with_churn(pace, p99).await?)?;
                     }
                     runs.push(run);
                 }

@@ -1,5 +1,6 @@
 //! Processes: the server that is measured, and what the system says about it.
 
+use std::ops::{Add, Div};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -274,6 +275,22 @@ impl CpuTime {
     /// What was spent since `before`.
     pub(super) fn since(self, before: Self) -> Self {
         Self { user: self.user.saturating_sub(before.user), system: self.system.saturating_sub(before.system) }
+    }
+}
+
+impl Add for CpuTime {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, system: self.system + other.system }
+    }
+}
+
+impl Div<u32> for CpuTime {
+    type Output = Self;
+
+    fn div(self, count: u32) -> Self {
+        Self { user: self.user / count, system: self.system / count }
     }
 }
 

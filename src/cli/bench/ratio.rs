@@ -92,6 +92,7 @@ mod tests {
             faults: Faults::default(),
             memory: None,
             stalled: None,
+            churn: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use super::churn;
 use super::fan_out::Run;
 use super::pace::Pace;
 use super::pin::Cores;
@@ -45,6 +46,36 @@ lost: changes that a subscriber never got, warm-up included; also none may come 
 KB/sub: growth of the server's resident memory by the subscribers, for each of them.
 ";
 
+/// One figure of a row.
+#[derive(Debug)]
+pub(super) struct Figure {
+    title: &'static str,
+    key: &'static str,
+    text: String,
+    value: serde_json::Value,
+}
+
+impl Figure {
+    /// A word.
+    pub(super) fn word(title: &'static str, key: &'static str, text: &str) -> Self {
+        Self { title, key, text: text.to_owned(), value: text.into() }
+    }
+
+    /// A number without digits behind the point.
+    pub(super) fn whole(title: &'static str, key: &'static str, number: Option<f64>) -> Self {
+        Self { title, key, text: or_dash(number.map(grouped)), value: number.into() }
+    }
+
+    /// A number with two digits behind the point.
+    pub(super) fn exact(title: &'static str, key: &'static str, number: Option<f64>) -> Self {
+        Self { title, key, text: or_dash(number.map(|number| format!("{number:.2}"))), value: number.into() }
+    }
+
+    fn width(&self) -> usize {
+        self.title.chars().count().max(11)
+    }
+}
+
 struct Column {
     title: &'static str,
     width: usize,
@@ -81,9 +112,43 @@ impl Report {
                 let head = if self.has_begun { String::new() } else { self.setting.heading() };
                 self.has_begun = true;
                 let stalled = run.stalled.as_ref().map_or_else(String::new, stalled);
-                print(&(head + &line(|column| (column.cell)(store, run)) + &stalled))
+                let churn = run.churn.as_ref().map_or_else(String::new, churn);
+                print(&(head + &line(|column| (column.cell)(store, run)) + &stalled + &churn))
             }
         }
+    }
+
+    /// A row of a scenario that has figures of its own.
+    pub(super) fn figures(&mut self, scenario: &str, figures: &[Figure]) -> std::io::Result<()> {
+        match self.format {
+            Format::Json => {
+                let mut object = serde_json::Map::new();
+                object.insert("version".to_owned(), VERSION.into());
+                object.insert("cpus".to_owned(), cpus().into());
+                object.insert("is_pinned".to_owned(), self.setting.cores.is_some().into());
+                object.insert("scenario".to_owned(), scenario.into());
+                object.extend(figures.iter().map(|figure| (figure.key.to_owned(), figure.value.clone())));
+                print(&format!("{}\n", serde_json::Value::Object(object)))
+            }
+            Format::Table => {
+                let cells = |text: &dyn Fn(&Figure) -> String| {
+                    let cells = figures.iter().map(|figure| format!("{:>1$}", text(figure), figure.width()));
+                    format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+                };
+                let mut text = String::new();
+                if !std::mem::replace(&mut self.has_begun, true) {
+                    text = self.setting.intro();
+                    text += &cells(&|figure| figure.title.to_owned());
+                    text += &cells(&|figure| format!("{}:", "-".repeat(figure.width() - 1)));
+                }
+                print(&(text + &cells(&|figure| figure.text.clone())))
+            }
+        }
+    }
+
+    /// A line of words under the rows; nothing in JSON, where the same is in the figures.
+    pub(super) fn remark(&self, text: &str) -> std::io::Result<()> {
+        if self.format == Format::Table { print(&format!("{text}\n")) } else { Ok(()) }
     }
 
     /// How the rows of `store` stand to those of the bare peer.
@@ -106,12 +171,13 @@ impl Report {
 
     /// Says what the rows mean, if there were any.
     pub(super) fn end(&self) -> std::io::Result<()> {
-        if self.has_begun { print(FOOTNOTE) } else { Ok(()) }
+        if self.has_begun && self.format == Format::Table { print(FOOTNOTE) } else { Ok(()) }
     }
 }
 
 impl Setting {
-    fn heading(&self) -> String {
+    /// What is measured, and where.
+    fn intro(&self) -> String {
         let mut text = format!(
             "starfeed {VERSION}: {} subscribers, messages of {} bytes, {} s per row, {} CPUs for server and generator",
             self.subscribers,
@@ -134,9 +200,12 @@ impl Setting {
             text.push_str(&format!(", data in {place}"));
         }
         text.push_str("\n\n");
-        text.push_str(&line(|column| column.title.to_owned()));
-        text.push_str(&line(|column| format!("{}:", "-".repeat(column.width - 1))));
         text
+    }
+
+    fn heading(&self) -> String {
+        let titles = line(|column| column.title.to_owned());
+        self.intro() + &titles + &line(|column| format!("{}:", "-".repeat(column.width - 1)))
     }
 }
 
@@ -205,7 +274,23 @@ fn json(peer: &str, store: &str, setting: &Setting, run: &Run) -> serde_json::Va
             "exact": stalled.exact,
             "began_anew": stalled.began_anew,
         })),
+        "churn": run.churn.map(|churn| serde_json::json!({
+            "resubscribed": churn.done.resubscribed,
+            "stalled": churn.done.stalled,
+            "reconnected": churn.done.reconnected,
+            "p99_ratio": churn.p99_ratio,
+        })),
     })
+}
+
+/// What came of those that came and went during the row above.
+fn churn(outcome: &churn::Outcome) -> String {
+    let churn::Done { resubscribed, stalled, reconnected } = outcome.done;
+    format!(
+        "  ^ while {resubscribed} subscribed anew, {stalled} did not read for a second, and {reconnected} connected \
+         again with a token: p99 of the others is {:.2} times that without\n",
+        outcome.p99_ratio,
+    )
 }
 
 /// What came of those that did not read during the row above.
@@ -310,6 +395,7 @@ mod tests {
                 after_run: 24_000_000,
             }),
             stalled: None,
+            churn: None,
         }
     }
 

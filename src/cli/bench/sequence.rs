@@ -64,6 +64,16 @@ impl SequenceCheck {
         }
     }
 
+    /// The number that comes next when all is well.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Whoever is checked begins anew with change `seq`: nothing before it has to come any more.
+    pub(super) fn begin_at(&mut self, seq: u64) {
+        self.next = seq;
+    }
+
     /// Ends the check of everything below `end` and begins a new one there.
     pub(super) fn finish(&mut self, end: u64) -> Faults {
         let never_reached = end.saturating_sub(self.next);
@@ -170,6 +180,15 @@ mod tests {
         assert_eq!(check.arrived(4), Arrival::Late);
         assert_eq!(check.arrived(4), Arrival::Repeated);
         assert_eq!(check.finish(6), Faults { lost: 0, repeated: 1, out_of_order: 1 });
+    }
+
+    #[test]
+    fn who_begins_anew_owes_nothing_for_the_time_between() {
+        let mut check = SequenceCheck::default();
+        check.arrived(0);
+        check.begin_at(5);
+        assert_eq!(check.arrived(5), Arrival::Next(5..6));
+        assert_eq!((check.next(), check.finish(6)), (6, Faults::default()));
     }
 
     #[test]

@@ -17,15 +17,6 @@ pub(super) enum Table {
 impl Table {
     pub(super) const ALL: [Self; 3] = [Self::Policies, Self::Schedules, Self::CaptchaSolvers];
 
-    /// The number of its events in an `Event`.
-    pub(super) fn body(self) -> u64 {
-        match self {
-            Self::Policies => 8,
-            Self::Schedules => 9,
-            Self::CaptchaSolvers => 107,
-        }
-    }
-
     /// The plain event of a row that was changed.
     pub(super) fn updated(self, id: &[u8], name: String) -> proto::event::Body {
         let (id, name) = (Some(id.to_vec().into()), Some(name));

@@ -83,6 +83,26 @@ impl Wire {
         }
     }
 
+    /// The request that subscribes to `table` and asks for tokens, or goes on behind `resume_token`.
+    pub(super) fn subscribe_with_tokens(&self, table: usize, resume_token: Option<Vec<u8>>) -> Vec<u8> {
+        let Self::Starfeed(rows) = self else { return Vec::new() };
+        let options = proto::SubscribeOptions {
+            tokens: Some(true),
+            resume_token: resume_token.map(Into::into),
+            ..Default::default()
+        };
+        let command = Some(rows.tables[table].subscribe(Some(options)));
+        proto::Request { request_id: 0, command }.encode_to_vec()
+    }
+
+    /// Whether `id` is that of the row of `table` that is changed.
+    pub(super) fn is_row(&self, table: usize, id: &[u8]) -> bool {
+        match self {
+            Self::Starfeed(rows) | Self::Bare(rows) => rows.ids[table] == id,
+            Self::Nats(_) | Self::Centrifugo => false,
+        }
+    }
+
     /// Writes the message that publishes change `number` of `table` into `out`, which is empty.
     pub(super) fn publish(
         &self,
@@ -110,7 +130,8 @@ impl Wire {
         }
     }
 
-    /// Hands to `take` what `message` says, which came on connection `from`, subscribed to `table` if to any; says what has to be answered.
+    /// Hands to `take` what `message` says, which came on connection `from`, subscribed to `table` if to any; says what has
+    /// to be answered.
     pub(super) fn hear(
         &mut self,
         from: usize,
@@ -133,6 +154,21 @@ impl Wire {
             Self::Nats(nats) => nats.hear(from, message, take),
             Self::Centrifugo => centrifugo::hear(message, take),
         }
+    }
+}
+
+/// The subscription that `message` says has begun; `None` when it says anything else.
+pub(super) fn new_subscription(message: &[u8]) -> anyhow::Result<Option<u64>> {
+    use proto::response::Body;
+    use proto::server_message::MessageType;
+    if response(message)? != Some(Heard::Subscribed) {
+        return Ok(None);
+    }
+    match proto::ServerMessage::decode(message)?.message_type {
+        Some(MessageType::Response(proto::Response { body: Some(Body::NewSubscription(new)), .. })) => {
+            Ok(Some(u64::try_from(new.subscription_id)?))
+        }
+        _ => Ok(None),
     }
 }
 
