@@ -189,7 +189,8 @@ fn take(token: usize, client: &mut Client, message: &[u8], channels: &mut Vec<Ch
             let mut one = Vec::new();
             frame::put_unmasked(Opcode::Binary, payload, &mut one);
             let bytes_left = u64::from(u32::from_be_bytes(*count)) * one.len() as u64;
-            client.repeated = Some(Repeated { block: one.repeat((REPEATED_BLOCK_BYTES / one.len()).max(1)), bytes_left, at: 0 });
+            client.repeated =
+                Some(Repeated { block: one.repeat((REPEATED_BLOCK_BYTES / one.len()).max(1)), bytes_left, at: 0 });
         }
         _ => bail!("it says what nobody understands"),
     }

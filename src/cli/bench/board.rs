@@ -170,7 +170,8 @@ impl Board {
     }
 
     fn are_restless_level(&self) -> bool {
-        let first = self.subscribers.iter().rposition(|subscriber| subscriber.restless.is_none()).map_or(0, |at| at + 1);
+        let first =
+            self.subscribers.iter().rposition(|subscriber| subscriber.restless.is_none()).map_or(0, |at| at + 1);
         let mut restless = self.subscribers.iter().enumerate().skip(first);
         restless.all(|(at, subscriber)| {
             let numbers = numbers_of_table(at % self.tables, self.tables, self.next());

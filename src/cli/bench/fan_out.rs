@@ -161,12 +161,7 @@ impl Load {
         Ok((run?, done))
     }
 
-    fn measure(
-        &mut self,
-        pace: Pace,
-        duration: Duration,
-        server: Option<&Probe>,
-    ) -> anyhow::Result<Run> {
+    fn measure(&mut self, pace: Pace, duration: Duration, server: Option<&Probe>) -> anyhow::Result<Run> {
         self.has_given_up = false;
         self.write(pace, WARM_UP_MAX.min(duration / 4))?;
         let first = self.board.next();

@@ -23,13 +23,14 @@ use super::sequence::Faults;
 use super::subject::Subject;
 use super::table::{self, Table};
 use super::usage::Usage;
-use crate::client::Client;
 use crate::proto::{self, request::Command};
 
 /// Rows that are changed in turn.
 const ROWS: usize = 1_000;
 /// Subscriptions that are asked for and not yet answered.
 const UNANSWERED_MAX: usize = 20_000;
+/// Rows that are made at a time.
+const MADE_AT_A_TIME: u32 = 64;
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The request id of subscriptions without a filter.
 const PLAIN: i32 = i32::MAX;
@@ -40,7 +41,8 @@ const BATCH_BYTES: usize = 64 * 1024;
 pub(super) struct Ledger {
     filters: Vec<Filter>,
     rows: Vec<Values>,
-    ids: Vec<Vec<u8>>,
+    /// The ids of the rows that are there.
+    ids: Vec<Option<Vec<u8>>>,
     /// How many filters each row matches.
     matching: Vec<u32>,
     connections: usize,
@@ -69,8 +71,13 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger for `filters`, dealt out to so many connections, and `rows` with their `ids`.
-    pub(super) fn new(filters: Vec<Filter>, rows: Vec<Values>, ids: Vec<Vec<u8>>, connections: usize) -> anyhow::Result<Self> {
+    /// A ledger for `filters`, dealt out to so many connections, and `rows`, which are yet to be made.
+    pub(super) fn new(
+        filters: Vec<Filter>,
+        rows: Vec<Values>,
+        connections: usize,
+        name_bytes: usize,
+    ) -> anyhow::Result<Self> {
         let matching = matching(&filters, &rows);
         Ok(Self {
             connections,
@@ -78,9 +85,9 @@ impl Ledger {
             answered: 0,
             plain: 0,
             next: vec![0; filters.len()],
-            missing: matching.clone(),
-            due: vec![0; rows.len()],
-            incomplete: matching.iter().filter(|count| **count > 0).count() as u64,
+            missing: Vec::new(),
+            due: Vec::new(),
+            incomplete: 0,
             repeated: 0,
             out_of_order: 0,
             first_counted: u64::MAX,
@@ -89,11 +96,11 @@ impl Ledger {
             last_arrival: 0,
             drive: Drive::Rest,
             writer: None,
-            name_bytes: 0,
+            name_bytes,
             request: Vec::new(),
+            ids: vec![None; rows.len()],
             filters,
             rows,
-            ids,
             matching,
         })
     }
@@ -122,8 +129,20 @@ impl Ledger {
                 known[subscription] = filter;
                 self.answered += 1;
             }
-            _ => self.has_one_more(request_id)?,
+            body => {
+                if let Some(id) = table::new_id(body) {
+                    self.knows_row(request_id, &id)?;
+                }
+                self.has_one_more(request_id)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Row `row` has `id`: an event may say so before the answer does.
+    fn knows_row(&mut self, row: usize, id: &[u8]) -> anyhow::Result<()> {
+        let known = self.ids.get_mut(row).context("the server made a row that nobody asked for")?;
+        ensure!(known.get_or_insert_with(|| id.to_vec()) == id, "the server confuses rows");
         Ok(())
     }
 
@@ -142,13 +161,10 @@ impl Ledger {
         let subscription = usize::try_from(event.subscription_id)?;
         let filter = self.subscriptions[from].get(subscription).copied().unwrap_or(u32::MAX) as usize;
         let is_for_it = self.filters.get(filter).is_some_and(|filter| filter.matches(&self.rows[row]));
-        ensure!(
-            is_for_it && event.id == self.ids[row],
-            "subscription {subscription} was sent a row that its filter leaves out",
-        );
-        let is_first_row = change < self.rows.len() as u64;
+        ensure!(is_for_it, "subscription {subscription} was sent a row that its filter leaves out");
+        self.knows_row(row, event.id)?;
         let next = self.next[filter];
-        if !is_first_row && change < next {
+        if change < next {
             if change + 1 == next {
                 self.repeated += 1;
                 return Ok(());
@@ -172,7 +188,7 @@ impl Ledger {
         {
             let change = self.due.len();
             let row = change % self.rows.len();
-            let mut policy = table::policy(Some(&self.ids[row]), event::name(change as u64, self.name_bytes));
+            let mut policy = table::policy(self.ids[row].as_deref(), event::name(change as u64, self.name_bytes));
             self.rows[row].put(&mut policy);
             let command = Some(Command::SetPolicy(proto::RequestSetPolicy { policy }));
             self.request.clear();
@@ -181,6 +197,10 @@ impl Ledger {
             self.due.push(due);
             self.missing.push(self.matching[row] + 1);
             self.incomplete += 1;
+            if self.due.len() == self.rows.len() {
+                // The rows are made: changes of them wait until everybody has them.
+                self.drive = Drive::Rest;
+            }
         }
         writer.flush()?;
         self.writer = Some(writer);
@@ -242,15 +262,13 @@ impl Load {
         self.wait(|ledger| ledger.plain == ledger.connections)
     }
 
-    /// Subscribes all filters, and waits until each has the rows it matches.
+    /// Subscribes all filters, and waits for the answers.
     pub(super) fn subscribe(&mut self) -> anyhow::Result<()> {
         let count = self.ledger.filters.len();
         for filter in 0..count {
             let (request_id, connection) = (filter / self.ledger.connections, filter % self.ledger.connections);
-            let options = proto::SubscribeOptions {
-                filter: Some(self.ledger.filters[filter].text()),
-                ..Default::default()
-            };
+            let options =
+                proto::SubscribeOptions { filter: Some(self.ledger.filters[filter].text()), ..Default::default() };
             let command = Some(Table::Policies.subscribe(Some(options)));
             let request = proto::Request { request_id: i32::try_from(request_id)?, command }.encode_to_vec();
             self.engine.send(connection, &request, Opcode::Binary)?;
@@ -259,7 +277,14 @@ impl Load {
                 self.wait(|ledger| filter - ledger.answered < UNANSWERED_MAX)?;
             }
         }
-        self.wait(|ledger| ledger.answered == count && ledger.incomplete == 0)
+        self.wait(|ledger| ledger.answered == count)
+    }
+
+    /// Makes the rows. Their subscribers are there already: so nobody has to read the table.
+    fn make_rows(&mut self) -> anyhow::Result<()> {
+        self.ledger.drive = Drive::new(Pace::InFlight(MADE_AT_A_TIME), self.engine.now(), Duration::MAX);
+        let count = self.ledger.rows.len();
+        self.wait(|ledger| ledger.due.len() == count && ledger.incomplete == 0)
     }
 
     fn wait(&mut self, is_done: impl Fn(&Ledger) -> bool) -> anyhow::Result<()> {
@@ -330,15 +355,14 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let name_bytes = event::name_bytes(plan.payload_bytes, &[Table::Policies])?;
     let rows = Values::spread(ROWS, filters);
-    let ids = create_rows(subject.address.url(), &rows, name_bytes).await?;
-    let mut ledger = Ledger::new(Filter::mix(filters), rows, ids, plan.subscribers)?;
-    ledger.name_bytes = name_bytes;
+    let ledger = Ledger::new(Filter::mix(filters), rows, plan.subscribers, name_bytes)?;
     let (address, core) = (subject.address.clone(), plan.cores.map(|cores| cores.generator));
     let load = Attended::start(Stop::default(), core, move |stop| Load::connect(&address, ledger, stop)).await?;
     let resident_bytes = || subject.probe.as_ref().map(Probe::resident_bytes).transpose();
     let before_subscribers = resident_bytes()?;
     load.run(Load::subscribe).await?;
     let with_subscribers = resident_bytes()?;
+    load.run(Load::make_rows).await?;
     for pace in paces.iter().copied() {
         let (duration, probe) = (plan.duration, subject.probe.clone());
         let mut run = load.run(move |load| load.measure(pace, duration, probe.as_ref())).await?;
@@ -357,20 +381,6 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Makes the rows, of which number `n` says that it is change `n`.
-async fn create_rows(url: &str, rows: &[Values], name_bytes: usize) -> anyhow::Result<Vec<Vec<u8>>> {
-    let mut client = Client::connect(url).await?;
-    let mut ids = Vec::new();
-    for (number, values) in rows.iter().enumerate() {
-        let mut policy = table::policy(None, event::name(number as u64, name_bytes));
-        values.put(&mut policy);
-        let body = client.request(Command::SetPolicy(proto::RequestSetPolicy { policy })).await?;
-        ids.push(table::new_id(body).context("the server did not say which row it created")?);
-    }
-    client.close().await;
-    Ok(ids)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,14 +390,17 @@ mod tests {
         let filter = |price_min, price_end| Filter::Range { price_min, price_end };
         let rows = [5, 15].map(|price| Values { status: 0, owner: 0, region: 0, price });
         let filters = vec![filter(0, 10), filter(10, 20), filter(0, 20)];
-        let mut ledger =
-            Ledger::new(filters, rows.to_vec(), vec![vec![1; 16], vec![2; 16]], 2).expect("a ledger");
+        let mut ledger = Ledger::new(filters, rows.to_vec(), 2, 30).expect("a ledger");
+        // The rows were asked for, and that is answered.
+        ledger.due.extend([0; 2]);
+        ledger.missing.extend([2; 2]);
+        ledger.incomplete = 2;
         ledger.subscriptions = vec![vec![0, 2], vec![1]];
         ledger
     }
 
     fn arrive(ledger: &mut Ledger, from: usize, subscription: i32, change: u64) -> anyhow::Result<()> {
-        let id = ledger.ids[usize::try_from(change).expect("small") % 2].clone();
+        let id = [change as u8 % 2; 16];
         let message = event::message(Table::Policies, subscription, &id, event::name(change, 30));
         ledger.hear(from, &message, 7_000).map(|_| ())
     }
@@ -396,7 +409,7 @@ mod tests {
     fn everybody_gets_what_their_filters_match() {
         let mut ledger = ledger();
         assert_eq!((ledger.matching.clone(), ledger.incomplete), (vec![2, 2], 2));
-        for (from, subscription, change) in [(0, 1, 1), (0, 0, 0), (0, 1, 0), (1, 0, 1)] {
+        for (from, subscription, change) in [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 0, 1)] {
             arrive(&mut ledger, from, subscription, change).expect("it is for them");
         }
         assert_eq!(ledger.incomplete, 0);
@@ -418,9 +431,9 @@ mod tests {
     fn repetition_and_disorder_are_noticed() {
         let mut ledger = ledger();
         // Change 2 and 4 are of row 0, for the filters 0 and 2, and accepted already.
-        ledger.missing.extend([2, 0, 2]);
+        ledger.missing.extend([2, 2, 2]);
         ledger.due.extend([0; 3]);
-        ledger.incomplete += 2;
+        ledger.incomplete += 3;
         arrive(&mut ledger, 0, 0, 4).expect("the newer one");
         arrive(&mut ledger, 0, 0, 4).expect("once more");
         arrive(&mut ledger, 0, 0, 2).expect("the older one");

@@ -34,7 +34,7 @@ pub(super) async fn run(subject: &Subject, plan: &Plan, filters: usize) -> anyho
         Probe::resident_bytes(probe)
     };
     let before = rested().await?;
-    let ledger = Ledger::new(Filter::mix(filters), Vec::new(), Vec::new(), plan.subscribers)?;
+    let ledger = Ledger::new(Filter::mix(filters), Vec::new(), plan.subscribers, 0)?;
     let (address, core) = (subject.address.clone(), plan.cores.map(|cores| cores.generator));
     let load = Attended::start(Stop::default(), core, move |stop| Load::connect(&address, ledger, stop)).await?;
     let with_connections = rested().await?;
@@ -42,14 +42,7 @@ pub(super) async fn run(subject: &Subject, plan: &Plan, filters: usize) -> anyho
     let with_subscriptions = rested().await?;
     load.run(Load::subscribe).await?;
     let with_filters = rested().await?;
-    Ok(Rested {
-        connections: plan.subscribers,
-        filters,
-        before,
-        with_connections,
-        with_subscriptions,
-        with_filters,
-    })
+    Ok(Rested { connections: plan.subscribers, filters, before, with_connections, with_subscriptions, with_filters })
 }
 
 impl Rested {

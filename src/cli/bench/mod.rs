@@ -160,6 +160,8 @@ async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     };
     match &args.url {
         Some(url) => {
+            let leaves_nothing = matches!(args.scenario, Scenario::FanOut | Scenario::Churn);
+            ensure!(leaves_nothing, "at an address only fan-out and churn are measured: the others leave rows behind");
             let subject = Subject::at_url(url, args.pid)?;
             bench.measure(args, vec![subject], args.speaks, &mut interrupt).await?;
         }
@@ -222,12 +224,7 @@ struct Bench {
 
 impl Bench {
     /// Measures servers of its own: the peers of one store by turns, one store behind the other.
-    async fn measure_own(
-        &mut self,
-        args: &BenchArgs,
-        parent: &Path,
-        interrupt: &mut Interrupt,
-    ) -> anyhow::Result<()> {
+    async fn measure_own(&mut self, args: &BenchArgs, parent: &Path, interrupt: &mut Interrupt) -> anyhow::Result<()> {
         let only_bare = args.peer.iter().all(|peer| *peer == PeerKind::Bare);
         let stores = if only_bare { &args.store[..1] } else { &args.store[..] };
         for store in stores {

@@ -18,13 +18,22 @@ pub(super) enum Pace {
 pub(super) enum Drive {
     /// Nothing is written.
     Rest,
-    Closed { in_flight_max: u64, end: Nanos },
-    Open { begin: Nanos, per_second: u64, taken: u64, changes: u64, end: Nanos },
+    Closed {
+        in_flight_max: u64,
+        end: Nanos,
+    },
+    Open {
+        begin: Nanos,
+        per_second: u64,
+        taken: u64,
+        changes: u64,
+        end: Nanos,
+    },
 }
 
 impl Drive {
     pub(super) fn new(pace: Pace, now: Nanos, duration: Duration) -> Self {
-        let end = now + u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let end = now.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         match pace {
             Pace::InFlight(changes) => Self::Closed { in_flight_max: u64::from(changes), end },
             Pace::PerSecond(rate) => Self::Open {

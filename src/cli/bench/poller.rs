@@ -43,14 +43,16 @@ impl Poller {
     /// Tells of `socket` as `token` from now on, until it is closed. What a caller was told of, it has to read until a
     /// read brings less than it has room for, and to write until a write is refused.
     pub(super) fn add(&self, socket: impl AsFd, token: usize) -> io::Result<()> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token as u64), flags)?)
     }
 
     /// Waits, but for `wait` at most; then [`Poller::readiness`] has what came. How many there are is returned.
     pub(super) fn wait(&mut self, wait: Duration) -> io::Result<usize> {
-        let wait = Timespec { tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(wait.subsec_nanos()) };
+        let wait = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(self.events.len()),

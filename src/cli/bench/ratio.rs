@@ -118,9 +118,8 @@ mod tests {
     #[test]
     fn the_middle_one_counts() {
         let ratio = |figure| Ratio { per_cpu_second: Some(figure), cpu_per_message: None, p99: Some(1.0) };
-        let median = |figures: &[f64]| {
-            Ratio::median(&figures.iter().copied().map(ratio).collect::<Vec<_>>()).per_cpu_second
-        };
+        let median =
+            |figures: &[f64]| Ratio::median(&figures.iter().copied().map(ratio).collect::<Vec<_>>()).per_cpu_second;
         assert_eq!(median(&[0.9, 0.1, 0.4]), Some(0.4));
         assert_eq!(median(&[0.2, 0.8]), Some(0.5));
         assert_eq!(median(&[]), None);

@@ -158,20 +158,21 @@ impl Joined {
     /// The mean of several that did the same; `None` of none.
     pub(super) fn mean(all: Vec<Self>) -> Option<Self> {
         let count = u32::try_from(all.len()).ok()?;
-        all.into_iter().reduce(|one, other| Self {
-            first_ready: one.first_ready + other.first_ready,
-            all_ready: one.all_ready + other.all_ready,
-            used: one.used + other.used,
-            pages: one.pages.zip(other.pages).map(|(one, other)| (one.0 + other.0, one.1 + other.1)),
-            ..other
-        })
-        .map(|sum| Self {
-            first_ready: sum.first_ready / count,
-            all_ready: sum.all_ready / count,
-            used: sum.used / count,
-            pages: sum.pages.map(|(read, shared)| (read / u64::from(count), shared / u64::from(count))),
-            ..sum
-        })
+        all.into_iter()
+            .reduce(|one, other| Self {
+                first_ready: one.first_ready + other.first_ready,
+                all_ready: one.all_ready + other.all_ready,
+                used: one.used + other.used,
+                pages: one.pages.zip(other.pages).map(|(one, other)| (one.0 + other.0, one.1 + other.1)),
+                ..other
+            })
+            .map(|sum| Self {
+                first_ready: sum.first_ready / count,
+                all_ready: sum.all_ready / count,
+                used: sum.used / count,
+                pages: sum.pages.map(|(read, shared)| (read / u64::from(count), shared / u64::from(count))),
+                ..sum
+            })
     }
 }
 
@@ -221,11 +222,7 @@ impl Load {
 
 /// Lets `clients` clients read the table of `rows` rows at once.
 pub(super) async fn join(subject: &Subject, plan: &Plan, clients: usize, rows: usize) -> anyhow::Result<Joined> {
-    let options = proto::SubscribeOptions {
-        include_document: Some(true),
-        states: Some(true),
-        ..Default::default()
-    };
+    let options = proto::SubscribeOptions { include_document: Some(true), states: Some(true), ..Default::default() };
     let subscribe = proto::RequestSubscribeTable { table: TABLE.to_owned(), options: Some(options) };
     let command = Some(Command::SubscribeTable(subscribe));
     let request = proto::Request { request_id: 0, command }.encode_to_vec();

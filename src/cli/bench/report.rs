@@ -94,7 +94,11 @@ const COLUMNS: &[Column] = &[
     Column { title: "p99.9 ms", width: 8, cell: |_, run| millis(run.latency.value_at_quantile(0.999)) },
     Column { title: "max ms", width: 8, cell: |_, run| millis(run.latency.max()) },
     Column { title: "lost", width: 4, cell: |_, run| run.faults.lost.to_string() },
-    Column { title: "server CPU", width: 10, cell: |_, run| or_dash(run.server_cpu.map(|cpu| percent(cpu.total(), run))) },
+    Column {
+        title: "server CPU",
+        width: 10,
+        cell: |_, run| or_dash(run.server_cpu.map(|cpu| percent(cpu.total(), run))),
+    },
     Column { title: "generator CPU", width: 13, cell: |_, run| percent(run.generator_cpu.total(), run) },
     Column { title: "KB/sub", width: 6, cell: |_, run| or_dash(bytes_per_subscriber(run).map(kilobytes)) },
     Column { title: "RSS MB", width: 6, cell: |_, run| or_dash(run.memory.map(|memory| megabytes(memory.after_run))) },
@@ -162,7 +166,9 @@ impl Report {
     /// The same over several rounds.
     pub(super) fn median(&self, store: &str, pace: Pace, rounds: usize, ratio: &Ratio) -> std::io::Result<()> {
         match self.format {
-            Format::Json => print(&format!("{}\n", ratio.json(store, &format!("median of {rounds}, {}", self::pace(pace))))),
+            Format::Json => {
+                print(&format!("{}\n", ratio.json(store, &format!("median of {rounds}, {}", self::pace(pace)))))
+            }
             Format::Table => {
                 print(&format!("median of {rounds}: {store} : bare, {}: {}\n", self::pace(pace), ratio.text()))
             }
@@ -400,7 +406,14 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        Setting { subscribers: 1000, tables: 1, payload_bytes: 200, duration: Duration::from_secs(5), place: None, cores: None }
+        Setting {
+            subscribers: 1000,
+            tables: 1,
+            payload_bytes: 200,
+            duration: Duration::from_secs(5),
+            place: None,
+            cores: None,
+        }
     }
 
     #[test]

@@ -128,7 +128,11 @@ fn of_rested(subject: &Subject, rested: &Rested) -> [Figure; 6] {
     [
         Figure::word("store", "store", subject.store),
         Figure::whole("connections", "connections", Some(rested.connections as f64)),
-        Figure::whole("bytes per bare connection", "bytes_per_bare_connection", bytes(rested.bytes_per_bare_connection())),
+        Figure::whole(
+            "bytes per bare connection",
+            "bytes_per_bare_connection",
+            bytes(rested.bytes_per_bare_connection()),
+        ),
         Figure::whole("with one subscription", "bytes_per_connection", bytes(rested.bytes_per_connection())),
         Figure::whole("filters", "filters", Some(rested.filters as f64)),
         Figure::whole("bytes per filter", "bytes_per_filter", bytes(rested.bytes_per_filter())),

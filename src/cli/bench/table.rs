@@ -57,9 +57,7 @@ impl Table {
     pub(super) fn set(self, id: Option<&[u8]>, name: String) -> Command {
         match self {
             Self::Policies => Command::SetPolicy(proto::RequestSetPolicy { policy: policy(id, name) }),
-            Self::Schedules => {
-                Command::SetSchedule(proto::RequestSetSchedule { schedule: Some(schedule(id, name)) })
-            }
+            Self::Schedules => Command::SetSchedule(proto::RequestSetSchedule { schedule: Some(schedule(id, name)) }),
             Self::CaptchaSolvers => {
                 Command::SetCaptchaSolver(proto::RequestSetCaptchaSolver { solver: Some(solver(id, name)) })
             }
@@ -128,7 +126,6 @@ pub(super) fn policy(policy_id: Option<&[u8]>, name: String) -> proto::Policy {
         ..Default::default()
     }
 }
-
 
 const USER_AGENT: &str = "starfeed bench";
 

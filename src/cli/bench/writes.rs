@@ -128,7 +128,8 @@ impl Load {
             stuck: Vec::new(),
         };
         engine.open(address, rows.len(), &mut writers, |_, _| {})?;
-        let writer = |(at, row)| Writer { outgoing: engine.writer(at), row, sent: Vec::new(), next: 0, acknowledged: 0 };
+        let writer =
+            |(at, row)| Writer { outgoing: engine.writer(at), row, sent: Vec::new(), next: 0, acknowledged: 0 };
         writers.writers = rows.into_iter().enumerate().map(writer).collect();
         Ok(Self { engine, writers })
     }

@@ -56,10 +56,7 @@ struct Publication<'a> {
 /// What a publication looks like on its way: found without reading the rest.
 const PUBLISHED: &[u8] = b"\"data\":\"";
 
-pub(super) fn hear(
-    bytes: &[u8],
-    mut take: impl FnMut(Heard) -> anyhow::Result<()>,
-) -> anyhow::Result<Option<Answer>> {
+pub(super) fn hear(bytes: &[u8], mut take: impl FnMut(Heard) -> anyhow::Result<()>) -> anyhow::Result<Option<Answer>> {
     let mut answer = None;
     for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         if line == b"{}" {

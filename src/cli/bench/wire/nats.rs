@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn messages_may_be_cut_anywhere() {
         let payload = event::name(17, 30);
-        let text = format!("INFO {{}}\r\nPONG\r\nMSG bench.0 1 30\r\n{payload}\r\nPING\r\nMSG bench.0 1 30\r\n{payload}\r\n");
+        let text =
+            format!("INFO {{}}\r\nPONG\r\nMSG bench.0 1 30\r\n{payload}\r\nPING\r\nMSG bench.0 1 30\r\n{payload}\r\n");
         for cut in 0..=text.len() {
             let mut nats = Nats::default();
             let mut heard = Vec::new();
