@@ -143,11 +143,11 @@ impl Bare {
                 used = client.upgrade(bytes)?;
             }
             if client.is_upgraded {
-                while let Some((first, payload, length)) = frame::parse_masked(&mut bytes[used..])? {
-                    used += length;
+                while let Some(frame) = frame::parse_masked(&mut bytes[used..])? {
+                    used += frame.length;
                     // Other frames than whole messages are pongs and closes, and need no answer.
-                    if first == 0x82 {
-                        take(token, client, payload, channels)?;
+                    if frame.first_byte == 0x82 {
+                        take(token, client, frame.payload, channels)?;
                     }
                 }
             }

@@ -268,9 +268,11 @@ impl Board {
         ensure!(sent.is_some(), "a subscriber was sent change {number}, which there is not yet");
         let subscriber = &mut self.subscribers[at];
         let arrival = subscriber.check.arrived(number);
-        if arrival != Arrival::Repeated && change >= self.first_counted && subscriber.restless.is_none() {
+        if arrival != Arrival::Repeated && change >= self.first_counted {
             self.delivered += 1;
-            self.latency.saturating_record(now.saturating_sub(sent.unwrap_or(now)) / 1000);
+            if subscriber.restless.is_none() {
+                self.latency.saturating_record(now.saturating_sub(sent.unwrap_or(now)) / 1000);
+            }
         }
         if let Arrival::Next(passed) = arrival
             && subscriber.restless.is_none()

@@ -50,9 +50,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, FrameErr
     Ok(Some((frame, 2 + length_bytes + length)))
 }
 
-/// The first frame of `bytes`, which a client has sent: its first byte, its payload, which is unmasked where it lies, and the
-/// bytes it takes; `None` when there is no whole one yet.
-pub(super) fn parse_masked(bytes: &mut [u8]) -> Result<Option<(u8, &[u8], usize)>, FrameError> {
+/// A frame from a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClientFrame<'a> {
+    pub(super) first_byte: u8,
+    pub(super) payload: &'a [u8],
+    /// How many bytes the whole of it takes.
+    pub(super) length: usize,
+}
+
+/// The first frame of `bytes`, which a client has sent, unmasked where it lies; `None` when there is no whole one yet.
+pub(super) fn parse_masked(bytes: &mut [u8]) -> Result<Option<ClientFrame<'_>>, FrameError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
     let Some((length, length_bytes)) = payload_length(*second & !MASKED, rest) else { return Ok(None) };
     if *second & MASKED == 0 {
@@ -64,7 +72,7 @@ pub(super) fn parse_masked(bytes: &mut [u8]) -> Result<Option<(u8, &[u8], usize)
     for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
     }
-    Ok(Some((*first, payload, 2 + length_bytes + 4 + length)))
+    Ok(Some(ClientFrame { first_byte: *first, payload, length: 2 + length_bytes + 4 + length }))
 }
 
 const MASKED: u8 = 0x80;
@@ -220,7 +228,8 @@ mod tests {
                 assert_eq!(parse_masked(&mut out.clone()[..split]), Ok(None), "{split} of {length}");
             }
             let length = out.len();
-            assert_eq!(parse_masked(&mut out), Ok(Some((0x82, &payload[..], length))));
+            let whole = ClientFrame { first_byte: 0x82, payload: &payload, length };
+            assert_eq!(parse_masked(&mut out), Ok(Some(whole)));
         }
         let mut out = Vec::new();
         masking.frame(Opcode::Pong, b"", &mut out);

@@ -142,7 +142,7 @@ async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let plan = args.plan(cores);
     let parent = args.dir.clone().unwrap_or_else(process::scratch_parent);
     let setting = Setting {
-        subscribers: plan.subscribers,
+        who: args.scenario.who(args),
         tables: plan.tables,
         payload_bytes: plan.payload_bytes,
         duration: plan.duration,
@@ -167,7 +167,7 @@ async fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         }
         None => bench.measure_own(args, &parent, &mut interrupt).await?,
     }
-    bench.report.end()?;
+    bench.report.end(args.scenario.footnote())?;
     let Faults { lost, repeated, out_of_order } = bench.faults;
     ensure!(
         bench.faults.are_none(),

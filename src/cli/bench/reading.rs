@@ -308,11 +308,10 @@ fn metrics(authority: &str) -> anyhow::Result<String> {
 
 /// The value of a counter, which may be written with `_total` behind its name.
 fn counter(metrics: &str, name: &str) -> Option<u64> {
-    let values = metrics.lines().filter_map(|line| {
+    metrics.lines().find_map(|line| {
         let rest = line.strip_prefix(name)?;
         rest.strip_prefix("_total").unwrap_or(rest).strip_prefix(' ')?.trim().parse().ok()
-    });
-    values.last()
+    })
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ pub(super) enum Format {
 /// What all rows have in common.
 #[derive(Debug)]
 pub(super) struct Setting {
-    pub(super) subscribers: usize,
+    /// Who takes part, in words.
+    pub(super) who: String,
     pub(super) tables: usize,
     pub(super) payload_bytes: usize,
     pub(super) duration: Duration,
@@ -36,15 +37,6 @@ pub(super) struct Setting {
     /// Which processor server and generator have for themselves, if they do.
     pub(super) cores: Option<Cores>,
 }
-
-const FOOTNOTE: &str = "
-A change is in flight until it is acknowledged and every subscriber has read it; at a fixed rate it does not wait.
-Latency: from sending the request for a change (at a fixed rate: from when it was due) until a subscriber has read its
-event, over all subscribers. The load generator's own delays are in it.
-CPU: user and system time, 100% is one core; generator is this process. µs CPU is the server's time per message delivered.
-lost: changes that a subscriber never got, warm-up included; also none may come twice or out of order.
-KB/sub: growth of the server's resident memory by the subscribers, for each of them.
-";
 
 /// One figure of a row.
 #[derive(Debug)]
@@ -176,8 +168,8 @@ impl Report {
     }
 
     /// Says what the rows mean, if there were any.
-    pub(super) fn end(&self) -> std::io::Result<()> {
-        if self.has_begun && self.format == Format::Table { print(FOOTNOTE) } else { Ok(()) }
+    pub(super) fn end(&self, footnote: &str) -> std::io::Result<()> {
+        if self.has_begun && self.format == Format::Table { print(&format!("\n{footnote}")) } else { Ok(()) }
     }
 }
 
@@ -185,8 +177,8 @@ impl Setting {
     /// What is measured, and where.
     fn intro(&self) -> String {
         let mut text = format!(
-            "starfeed {VERSION}: {} subscribers, messages of {} bytes, {} s per row, {} CPUs for server and generator",
-            self.subscribers,
+            "starfeed {VERSION}: {}, messages of {} bytes, {} s per row, {} CPUs for server and generator",
+            self.who,
             self.payload_bytes,
             self.duration.as_secs_f64(),
             cpus().map_or_else(|| "?".to_owned(), |cpus| cpus.to_string()),
@@ -248,7 +240,7 @@ fn json(peer: &str, store: &str, setting: &Setting, run: &Run) -> serde_json::Va
         "is_pinned": setting.cores.is_some(),
         "in_flight": in_flight,
         "rate": rate,
-        "subscribers": setting.subscribers,
+        "subscribers": run.subscribers,
         "seconds": run.elapsed.as_secs_f64(),
         "changes": run.changes,
         "delivered": run.delivered,
@@ -407,7 +399,7 @@ mod tests {
 
     fn setting() -> Setting {
         Setting {
-            subscribers: 1000,
+            who: "1000 subscribers".to_owned(),
             tables: 1,
             payload_bytes: 200,
             duration: Duration::from_secs(5),

@@ -35,7 +35,55 @@ pub(super) enum Scenario {
 /// How often one client reads alone, so that the time it takes can be told.
 const ALONE: usize = 10;
 
+const OF_EVENTS: &str = "\
+A change is in flight until it is acknowledged and every subscriber has read it; at a fixed rate it does not wait.
+Latency: from sending the request for a change (at a fixed rate: from when it was due) until a subscriber has read its
+event, over all subscribers. The load generator's own delays are in it.
+CPU: user and system time, 100% is one core; generator is this process. µs CPU is the server's time per message delivered.
+lost: changes that a subscriber never got, warm-up included; also none may come twice or out of order.
+KB/sub: growth of the server's resident memory by the subscribers, for each of them.
+";
+
+const OF_MEMORY: &str = "\
+Growth of the server's resident memory: by a connection, by one that also subscribes to a list, and by each further
+subscription, which has a filter of its own.
+";
+
+const OF_READING: &str = "\
+READY: a client was told that it has every row, and its own count agrees; no row came twice or out of order.
+separate reads : this is the server's CPU time for one client alone, times the clients, by what they took together.
+Pages are those of first rows: read from the store, and shared with others who read; - where the server does not count them.
+";
+
+const OF_WRITES: &str = "\
+Each writer has a connection and a row of its own, and waits for acknowledgements when so many writes are in flight.
+With the store on disk a write is acknowledged when it is durable. Latency: from sending it until that is read.
+";
+
 impl Scenario {
+    /// Who takes part.
+    pub(super) fn who(self, args: &BenchArgs) -> String {
+        match self {
+            Self::FanOut | Self::Churn => format!("{} subscribers", args.subscribers),
+            Self::Filtered | Self::Idle => {
+                format!("{} subscriptions with filters over {} connections", args.filters, args.subscribers)
+            }
+            Self::Join => format!("{} clients", args.subscribers),
+            Self::Snapshot => "one client".to_owned(),
+            Self::Writes => format!("{} writers", args.writers),
+        }
+    }
+
+    /// What the rows mean.
+    pub(super) fn footnote(self) -> &'static str {
+        match self {
+            Self::FanOut | Self::Churn | Self::Filtered => OF_EVENTS,
+            Self::Idle => OF_MEMORY,
+            Self::Join | Self::Snapshot => OF_READING,
+            Self::Writes => OF_WRITES,
+        }
+    }
+
     /// What a server needs to be allowed for it, beyond its connections.
     pub(super) fn settings(self, args: &BenchArgs) -> Vec<String> {
         let mut settings = Vec::new();
