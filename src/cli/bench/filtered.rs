@@ -207,6 +207,18 @@ impl Ledger {
         Ok(())
     }
 
+    /// How far it has come, for whoever wants to know why it does not go on.
+    fn state(&self) -> String {
+        let missing: u64 = self.missing.iter().map(|missing| u64::from(*missing)).sum();
+        format!(
+            "{} of {} subscriptions are answered; of {} changes {} are not complete, which {missing} events or answers miss",
+            self.answered,
+            self.filters.len(),
+            self.due.len(),
+            self.incomplete,
+        )
+    }
+
     /// What went wrong with the changes from `first` on.
     fn faults(&self, first: usize) -> Faults {
         let lost = self.missing[first..].iter().map(|missing| u64::from(*missing)).sum();
@@ -274,7 +286,7 @@ impl Load {
             self.engine.send(connection, &request, Opcode::Binary)?;
             if filter % 256 == 0 {
                 self.engine.turn(Duration::ZERO, &mut self.ledger)?;
-                self.wait(|ledger| filter - ledger.answered < UNANSWERED_MAX)?;
+                self.wait(|ledger| filter + 1 - ledger.answered < UNANSWERED_MAX)?;
             }
         }
         self.wait(|ledger| ledger.answered == count)
@@ -294,7 +306,7 @@ impl Load {
             if self.ledger.last_arrival != seen.1 {
                 seen = (Instant::now(), self.ledger.last_arrival);
             }
-            ensure!(seen.0.elapsed() < SUBSCRIBE_TIMEOUT, "not every subscription has begun");
+            ensure!(seen.0.elapsed() < SUBSCRIBE_TIMEOUT, "nothing comes any more: {}", self.ledger.state());
         }
         Ok(())
     }

@@ -150,12 +150,7 @@ impl Scenario {
                 let limit = reading::repeat(bare, plan, 1, args.rows as usize, message_bytes).await?;
                 report.figures("snapshot", &of_joined(bare, &limit, None))?;
                 let rate = limit.all_ready.as_secs_f64() / read.all_ready.as_secs_f64();
-                let cpu = ratio(cpu_micros_per_row(&limit), cpu_micros_per_row(&read));
-                Ok(report.remark(&format!(
-                    "  ^ {} : bare: {rate:.2} of the rows/s, {} of the rows per CPU-second",
-                    subject.store,
-                    cpu.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.2}")),
-                ))?)
+                Ok(report.remark(&format!("  ^ {} : bare: {rate:.2} of the rows/s", subject.store))?)
             }
             Self::Writes => {
                 writes::run(subject, plan, args.writers as usize, &args.in_flight, |written| {
