@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_row_matches_about_ten_of_a_mix_of_distinct_filters() {
-        for count in [1_000, 20_000] {
+        for count in [20_000, 100_000] {
             let filters = Filter::mix(count);
             let of_kind = |is_kind: fn(&Filter) -> bool| filters.iter().filter(|filter| is_kind(filter)).count();
             assert_eq!(of_kind(|filter| matches!(filter, Filter::Pair { .. })), count * 60 / 100);
@@ -180,9 +180,9 @@ mod tests {
             assert_eq!(of_kind(|filter| matches!(filter, Filter::Range { .. })), count * 5 / 100);
             let texts: HashSet<String> = filters.iter().map(Filter::text).collect();
             assert!(texts.len() >= count * 999 / 1000, "{} of {count} are distinct", texts.len());
-            let rows = Values::spread(1_000, count);
+            let rows = Values::spread(400, count);
             let total: u32 = matching(&filters, &rows).iter().sum();
-            let mean = f64::from(total) / 1_000.0;
+            let mean = f64::from(total) / 400.0;
             assert!((9.0..11.0).contains(&mean), "{mean} matches with {count}");
         }
     }
