@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError};
 use bells::Bells;
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
 pub use outbox::{Delivery, Outbox, Outlet, ViewChanges, Waiting};
-pub use published::{Piece, Published, ViewChange};
+pub use published::{MessageKind, Piece, Published, ViewChange};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
 use sync::{Mutex, MutexGuard};

@@ -96,6 +96,9 @@ pub enum Delivery {
     },
 }
 
+/// To keep a message costs about as much as to put a few together from their pieces.
+const MANY_SUBSCRIBERS: usize = 8;
+
 /// Changes of one view that were published together, or some of them in a row; shared by all subscribers of the view.
 #[derive(Clone, Debug)]
 pub struct ViewChanges {
@@ -103,12 +106,18 @@ pub struct ViewChanges {
     range: Range<usize>,
     /// Bytes of those in the range.
     bytes: usize,
+    has_many_subscribers: bool,
 }
 
 impl ViewChanges {
-    pub(crate) fn new(batch: Vec<Arc<ViewChange>>) -> Self {
+    pub(crate) fn new(batch: Vec<Arc<ViewChange>>, subscribers: usize) -> Self {
         let (range, bytes) = (0..batch.len(), batch.iter().map(|change| change.published().size()).sum());
-        Self { batch: batch.into(), range, bytes }
+        Self { batch: batch.into(), range, bytes, has_many_subscribers: subscribers >= MANY_SUBSCRIBERS }
+    }
+
+    /// Whether it pays to keep whole messages for the next subscriber.
+    pub fn has_many_subscribers(&self) -> bool {
+        self.has_many_subscribers
     }
 
     /// Those that are left, oldest first.
@@ -135,7 +144,7 @@ impl ViewChanges {
     /// Takes the first `count`.
     fn split_off_front(&mut self, count: usize) -> Self {
         let middle = self.range.start + count;
-        let front = Self { batch: Arc::clone(&self.batch), range: self.range.start..middle, bytes: 0 };
+        let front = Self { batch: Arc::clone(&self.batch), range: self.range.start..middle, bytes: 0, ..*self };
         let bytes = front.left().iter().map(|change| change.published().size()).sum();
         self.range.start = middle;
         self.bytes -= bytes;

@@ -88,11 +88,16 @@ pub struct ViewChange {
     kind: ChangeKind,
     summary: Summary,
     token: OnceLock<Bytes>,
+    message: OnceLock<(MessageKind, Bytes)>,
 }
+
+/// What tells apart the messages that show one change to subscribers of one view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageKind(pub u64);
 
 impl ViewChange {
     pub(crate) fn new(published: Arc<Published>, kind: ChangeKind, summary: Summary) -> Arc<Self> {
-        Arc::new(Self { published, kind, summary, token: OnceLock::new() })
+        Arc::new(Self { published, kind, summary, token: OnceLock::new(), message: OnceLock::new() })
     }
 
     /// The change.
@@ -114,6 +119,12 @@ impl ViewChange {
     /// principal.
     pub fn seal(&self, seal: impl FnOnce() -> Bytes) {
         self.token.get_or_init(seal);
+    }
+
+    /// A whole message that shows it, made by `encode` for whoever needs one first; `None` if that one was of another kind.
+    pub fn message(&self, kind: MessageKind, encode: impl FnOnce() -> Bytes) -> Option<&Bytes> {
+        let (of, message) = self.message.get_or_init(|| (kind, encode()));
+        (*of == kind).then_some(message)
     }
 
     /// The token behind it, once it is sealed.

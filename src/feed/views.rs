@@ -354,7 +354,7 @@ impl ViewState {
         if batch.is_empty() {
             return;
         }
-        let changes = ViewChanges::new(batch);
+        let changes = ViewChanges::new(batch, self.live.len());
         let head = changes.head();
         self.live.retain(|&subscription, live| {
             let pushed = live.outbox.push(subscription, live.after, &changes);

@@ -10,7 +10,7 @@ use super::{Changes, Source, SourceError, Written};
 use crate::catalog::stored_table;
 use crate::change::Table;
 use crate::feed::Feeds;
-use crate::store::{Index, Query, QueryResult, Store, StoreError, Unit, WriteHandle, read};
+use crate::store::{Index, Query, QueryResult, Store, StoreError, Submitted, Unit, WriteHandle, read};
 use crate::task;
 
 /// The embedded store as its own source.
@@ -28,14 +28,21 @@ impl Embedded {
     }
 }
 
+fn written(submitted: Result<Submitted, StoreError>) -> BoxFuture<'static, Written> {
+    let written = |result: Result<_, StoreError>| Written { result: result.map_err(SourceError::from), visible: None };
+    match submitted {
+        Ok(result) => async move { written(result.await.unwrap_or(Err(StoreError::Stopped))) }.boxed(),
+        Err(error) => ready(written(Err(error))).boxed(),
+    }
+}
+
 impl Source for Embedded {
     fn write(&self, unit: Unit) -> BoxFuture<'static, Written> {
-        let written =
-            |result: Result<_, StoreError>| Written { result: result.map_err(SourceError::from), visible: None };
-        match self.writer.submit(unit) {
-            Ok(result) => async move { written(result.await.unwrap_or(Err(StoreError::Stopped))) }.boxed(),
-            Err(error) => ready(written(Err(error))).boxed(),
-        }
+        written(self.writer.submit(unit))
+    }
+
+    fn write_all(&self, units: Vec<Unit>) -> Vec<BoxFuture<'static, Written>> {
+        self.writer.submit_all(units).into_iter().map(written).collect()
     }
 
     fn query(&self, query: Query, bytes_max: usize) -> BoxFuture<'static, Result<QueryResult, SourceError>> {

@@ -75,6 +75,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Writes `unit`, all of it or nothing where the source can promise that.
     fn write(&self, unit: Unit) -> BoxFuture<'static, Written>;
 
+    /// The same for each of `units`, in this order; where the source can, together.
+    fn write_all(&self, units: Vec<Unit>) -> Vec<BoxFuture<'static, Written>> {
+        units.into_iter().map(|unit| self.write(unit)).collect()
+    }
+
     /// Reads what a command asks for, at most `bytes_max` of rows.
     fn query(&self, query: Query, bytes_max: usize) -> BoxFuture<'static, Result<QueryResult, SourceError>>;
 

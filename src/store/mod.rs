@@ -30,7 +30,7 @@ pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, Ra
 use recovery::Opened;
 pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
 use tables::Tables;
-pub use writer::{CommitObserver, WriteHandle, Writer, WriterLimits, WriterStatus};
+pub use writer::{CommitObserver, Submitted, WriteHandle, Writer, WriterLimits, WriterStatus};
 
 use crate::change::{Change, Epoch, Position, Seq, Table, Timestamp};
 

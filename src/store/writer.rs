@@ -1,5 +1,6 @@
 //! The one writer of a store: a thread that commits what was handed in, as much at a time as is waiting.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -35,10 +36,13 @@ struct Job {
     reply: oneshot::Sender<Result<UnitResult, StoreError>>,
 }
 
+/// Resolves when a unit is on disk, or refused.
+pub type Submitted = oneshot::Receiver<Result<UnitResult, StoreError>>;
+
 /// Hands units to the writer; clones hand to the same one.
 #[derive(Clone, Debug)]
 pub struct WriteHandle {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Vec<Job>>,
     status: Arc<WriterStatus>,
     limits: WriterLimits,
 }
@@ -58,7 +62,27 @@ pub struct WriterStatus {
 
 impl WriteHandle {
     /// Puts `unit` behind everything handed in before; the receiver resolves when it is on disk, or refused.
-    pub fn submit(&self, unit: Unit) -> Result<oneshot::Receiver<Result<UnitResult, StoreError>>, StoreError> {
+    pub fn submit(&self, unit: Unit) -> Result<Submitted, StoreError> {
+        let (job, submitted) = self.job(unit)?;
+        self.jobs.send(vec![job]).map_err(|_| StoreError::Stopped)?;
+        Ok(submitted)
+    }
+
+    /// The same for each of `units`, all at once: the writer does not begin with the first before it has the last.
+    pub fn submit_all(&self, units: Vec<Unit>) -> Vec<Result<Submitted, StoreError>> {
+        let mut jobs = Vec::with_capacity(units.len());
+        let submitted = units.into_iter().map(|unit| {
+            let (job, submitted) = self.job(unit)?;
+            jobs.push(job);
+            Ok(submitted)
+        });
+        let submitted = submitted.collect();
+        // Where the writer is gone, so are the replies, and the receivers tell.
+        let _ = self.jobs.send(jobs);
+        submitted
+    }
+
+    fn job(&self, unit: Unit) -> Result<(Job, Submitted), StoreError> {
         let size = size_of::<Job>() + unit.iter().map(super::Mutation::size).sum::<usize>();
         let queued = self.status.queued_bytes.fetch_add(size, Ordering::Relaxed);
         // A unit larger than the whole queue may pass when nothing else waits.
@@ -67,8 +91,7 @@ impl WriteHandle {
             return Err(StoreError::Overloaded);
         }
         let (reply, receiver) = oneshot::channel();
-        self.jobs.send(Job { unit, size, reply }).map_err(|_| StoreError::Stopped)?;
-        Ok(receiver)
+        Ok((Job { unit, size, reply }, receiver))
     }
 
     /// What the writer is doing; it goes on without this handle.
@@ -99,6 +122,7 @@ impl Writer {
             limits,
             observer,
             waiting,
+            received: VecDeque::new(),
             status: Arc::clone(&status),
             full_until: None,
             refused: 0,
@@ -120,7 +144,9 @@ struct WriterLoop<O> {
     clock: Clock,
     limits: WriterLimits,
     observer: O,
-    waiting: mpsc::Receiver<Job>,
+    waiting: mpsc::Receiver<Vec<Job>>,
+    /// Received, and not committed yet.
+    received: VecDeque<Job>,
     status: Arc<WriterStatus>,
     /// The disk was full a moment ago: until then writes are refused without trying it.
     full_until: Option<Instant>,
@@ -135,7 +161,7 @@ impl<O: CommitObserver> WriterLoop<O> {
     fn run(&mut self) {
         loop {
             match self.waiting.recv_timeout(RETENTION_INTERVAL) {
-                Ok(first) => self.commit_with_all_that_wait(first),
+                Ok(jobs) => self.commit_with_all_that_wait(jobs),
                 Err(mpsc::RecvTimeoutError::Timeout) => self.remove_what_is_too_old(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -158,18 +184,25 @@ impl<O: CommitObserver> WriterLoop<O> {
                     return;
                 }
             }
-            if let Ok(job) = self.waiting.try_recv() {
-                self.commit_with_all_that_wait(job);
+            if let Ok(jobs) = self.waiting.try_recv() {
+                self.commit_with_all_that_wait(jobs);
             }
         }
     }
 
-    fn commit_with_all_that_wait(&mut self, first: Job) {
+    fn commit_with_all_that_wait(&mut self, jobs: Vec<Job>) {
+        self.received.extend(jobs);
+        while !self.received.is_empty() {
+            self.commit_next();
+        }
+    }
+
+    /// Commits as much of what waits as goes into one commit.
+    fn commit_next(&mut self) {
         let mut units = Vec::new();
         let mut replies = Vec::new();
         let mut bytes = 0;
-        let mut next = Some(first);
-        while let Some(job) = next {
+        while let Some(job) = self.next_job() {
             bytes += job.size;
             self.status.queued_bytes.fetch_sub(job.size, Ordering::Relaxed);
             units.push(job.unit);
@@ -177,9 +210,15 @@ impl<O: CommitObserver> WriterLoop<O> {
             if bytes >= self.limits.commit_bytes {
                 break;
             }
-            next = self.waiting.try_recv().ok();
         }
         self.commit(units, replies);
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        if self.received.is_empty() {
+            self.received.extend(self.waiting.try_iter().flatten());
+        }
+        self.received.pop_front()
     }
 
     fn commit(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<UnitResult, StoreError>>>) {

@@ -127,6 +127,15 @@ impl ClientSocket {
         poll_fn(|context| self.poll(context, may_read)).await
     }
 
+    /// What has happened already, if something has.
+    pub async fn next_now(&mut self, may_read: bool) -> Option<FromSocket> {
+        poll_fn(|context| match self.poll(context, may_read) {
+            Poll::Ready(event) => Poll::Ready(Some(event)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
     /// Waits until the client has taken everything.
     pub async fn flush(&self) -> Result<(), Gone> {
         poll_fn(|context| self.outgoing.poll_flush(context)).await.map(|_| ())

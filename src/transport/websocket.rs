@@ -4,8 +4,11 @@
 //! What waits is written in one go. While the socket takes no more, nothing more is taken from the session, but the client is
 //! still read from: it can unsubscribe, and its pings are answered.
 
+use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -138,24 +141,19 @@ impl Connection {
         let speaker = Arc::clone(&self.speaker);
         loop {
             let Ok(turn) = self.conversation.turn() else { return None };
-            turn.work.into_iter().for_each(|work| self.begin(work));
+            self.begin_all(turn.work);
             // Cancel-safe: each branch either completes or has taken nothing. What ends the connection comes first, then
             // results, which free the client to ask for more; the socket is polled once per turn, not once per event.
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Some(CloseReason::ShuttingDown),
-                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish_all(done).await,
                 () = speaker.woken() => {}
-                event = self.socket.next(turn.may_read) => match event {
-                    FromSocket::Flushed => {}
-                    FromSocket::Binary(bytes) => {
-                        if let Err(reason) = self.receive(bytes) {
-                            return Some(reason);
-                        }
+                event = self.socket.next(turn.may_read) => {
+                    if let ControlFlow::Break(reason) = self.take_all(event).await {
+                        return reason;
                     }
-                    FromSocket::Text(_) => return Some(CloseReason::WrongFrameType),
-                    FromSocket::End(reason) => return reason,
-                },
+                }
                 () = until(turn.due) => {}
                 // The others have their turn before it goes on.
                 () = tokio::task::yield_now(), if turn.has_more => {}
@@ -163,13 +161,65 @@ impl Connection {
         }
     }
 
+    /// Takes what came, and what came with it: what a client asks for at once is begun at once.
+    async fn take_all(&mut self, first: FromSocket) -> ControlFlow<Option<CloseReason>> {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                FromSocket::Flushed => {}
+                FromSocket::Binary(bytes) => {
+                    if let Err(reason) = self.receive(bytes) {
+                        return ControlFlow::Break(Some(reason));
+                    }
+                }
+                FromSocket::Text(_) => return ControlFlow::Break(Some(CloseReason::WrongFrameType)),
+                FromSocket::End(reason) => return ControlFlow::Break(reason),
+            }
+            let may_read = self.conversation.tell(|session| !session.is_saturated());
+            next = if may_read { self.socket.next_now(may_read).await } else { None };
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Takes a result, and those that are there already, so that what they bring goes out in one write.
+    async fn finish_all(&mut self, first: Done) {
+        let mut next = Some(first);
+        while let Some(done) = next {
+            self.finish(done);
+            next = poll_fn(|context| match self.running.poll_next_unpin(context) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => Poll::Ready(None),
+            })
+            .await;
+        }
+    }
+
+    /// Begins `works`; what is to be written goes to the store together.
+    fn begin_all(&mut self, works: Vec<Work>) {
+        let (mut tickets, mut units) = (Vec::new(), Vec::new());
+        for work in works {
+            match work {
+                Work::Write { ticket, unit } => {
+                    tickets.push(ticket);
+                    units.push(unit);
+                }
+                other => self.begin(other),
+            }
+        }
+        if units.is_empty() {
+            return;
+        }
+        self.unanswered += units.len();
+        let written = self.context.source.write_all(units);
+        for (ticket, written) in tickets.into_iter().zip(written) {
+            self.running.push(Box::pin(async move { Done::Written(ticket, written.await) }));
+        }
+    }
+
     fn begin(&mut self, work: Work) {
         self.unanswered += usize::from(!matches!(work, Work::Watch(_)));
         match work {
-            Work::Write { ticket, unit } => {
-                let written = self.context.source.write(unit);
-                self.running.push(Box::pin(async move { Done::Written(ticket, written.await) }));
-            }
+            Work::Write { .. } => panic!("what is written is begun with all that is written with it"),
             Work::Read(Read::Query { reader, query, bytes_max }) => {
                 let rows = self.context.source.query(query, bytes_max);
                 self.running.push(Box::pin(async move { Done::Read(ReadResult::Query(reader, rows.await)) }));

@@ -6,7 +6,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use crate::catalog::{CatalogTable, Form, Shown};
 use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Row};
-use crate::feed::{Content, Piece, Published};
+use crate::feed::{Content, MessageKind, Piece, Published};
 use crate::proto::{self, subscription_state, table_key};
 use crate::row_problems::RowProblems;
 use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind};
@@ -57,12 +57,38 @@ pub(super) fn encode_changes(
     problems: &RowProblems,
     out: &mut impl Messages,
 ) {
-    for (change, at) in changes.changes.left().iter().zip(0..) {
+    let LiveChanges { shape, changes, with_tokens, first_number } = changes;
+    let plain = (changes.has_many_subscribers() && !with_tokens && first_number.is_none())
+        .then(|| plain_kind(subscription_id, *shape));
+    for (change, at) in changes.left().iter().zip(0..) {
         let shown = Source { content: Shows::Change(change.published(), change.kind()), problems };
-        let token = change.token().filter(|_| changes.with_tokens);
-        let number = changes.first_number.map(|first| first + at);
-        out.put(|out| encode_row(subscription_id, changes.shape, &shown, token, number, out));
+        let token = change.token().filter(|_| *with_tokens);
+        let number = first_number.map(|first| first + at);
+        let encode = |out: &mut Vec<u8>| encode_row(subscription_id, *shape, &shown, token, number, out);
+        let kept = plain.and_then(|kind| {
+            change.message(kind, || {
+                let mut message = Vec::new();
+                encode(&mut message);
+                message.into()
+            })
+        });
+        match kept {
+            Some(message) => out.put(|out| out.extend_from_slice(message)),
+            None => out.put(encode),
+        }
     }
+}
+
+/// The kind of a message without what is its subscriber's own, but for the number of the subscription, which most have in
+/// common.
+fn plain_kind(subscription_id: i32, shape: Shape) -> MessageKind {
+    let Shape { form, include_document, include_old } = shape;
+    let number = match form {
+        Form::List(table) => table.event_number,
+        Form::Json(_) => EVENT_TABLE_EVENT,
+    };
+    let shown = (u64::from(number) << 2) | (u64::from(include_document) << 1) | u64::from(include_old);
+    MessageKind((shown << 32) | u64::from(subscription_id.cast_unsigned()))
 }
 
 fn encode_row(

@@ -126,7 +126,7 @@ fn a_state_says_what_the_client_holds() {
 }
 
 /// Changes that a feed hands over to somebody who has seen everything before `first`.
-fn handed_over(first: u64, last: u64) -> ViewChanges {
+fn handed_over(first: u64, last: u64, subscribers: usize) -> ViewChanges {
     let change = |number: u64| Change {
         seq: Seq(number),
         table: crate::change::Table::new("policy"),
@@ -138,7 +138,7 @@ fn handed_over(first: u64, last: u64) -> ViewChanges {
         cause: if number % 2 == 0 { Cause::Resync } else { Cause::Write },
     };
     let view = |number| ViewChange::new(Published::new(change(number), &[]), ChangeKind::Updated, Summary::default());
-    ViewChanges::new((first..=last).map(view).collect())
+    ViewChanges::new((first..=last).map(view).collect(), subscribers)
 }
 
 #[test]
@@ -148,18 +148,50 @@ fn changes_in_one_go_are_the_same_bytes_as_one_by_one() {
         [(0, false, None), (0, true, None), (0, true, Some(7)), (1, false, Some(1))]
     {
         let shape = Shape { form: forms[form], include_document: true, include_old: true };
-        let changes = handed_over(3, 6);
+        let changes = handed_over(3, 6, 1);
         if with_tokens {
             changes
                 .left()
                 .iter()
                 .for_each(|change| change.seal(|| Bytes::from(change.published().seq().0.to_string())));
         }
-        let changes = LiveChanges { shape, changes, with_tokens, first_number };
-        let mut at_once: Vec<Vec<u8>> = Vec::new();
-        encode_changes(300, &changes, &RowProblems::default(), &mut at_once);
-        let one_by_one: Vec<Vec<u8>> = changes.events().map(|event| written(300, event)).collect();
-        assert_eq!(at_once.len(), 4);
-        assert_eq!(at_once, one_by_one);
+        check_as_one_by_one(300, &LiveChanges { shape, changes, with_tokens, first_number });
+    }
+}
+
+fn check_as_one_by_one(subscription_id: i32, changes: &LiveChanges) {
+    let mut at_once: Vec<Vec<u8>> = Vec::new();
+    encode_changes(subscription_id, changes, &RowProblems::default(), &mut at_once);
+    let one_by_one: Vec<Vec<u8>> = changes.clone().events().map(|event| written(subscription_id, event)).collect();
+    assert_eq!(at_once.len(), 4);
+    assert_eq!(at_once, one_by_one);
+}
+
+#[test]
+fn a_message_that_is_kept_is_for_those_who_get_the_same() {
+    let shared = handed_over(3, 6, 1000);
+    let forms = [policies(), Form::Json(catalog::table("policy"))];
+    for subscription_id in [1, 1, 300, -1] {
+        for (form, include_document, include_old) in
+            [(0, false, false), (0, true, false), (0, false, true), (1, true, false), (1, false, false)]
+        {
+            let shape = Shape { form: forms[form], include_document, include_old };
+            for first_number in [None, Some(5)] {
+                let changes = shared.clone();
+                check_as_one_by_one(subscription_id, &LiveChanges { shape, changes, with_tokens: false, first_number });
+            }
+        }
+    }
+}
+
+#[test]
+fn no_two_kinds_of_messages_are_taken_for_each_other() {
+    let forms = [policies(), Form::List(catalog::table("schedule").expect("in the catalog")), Form::Json(None)];
+    let mut kinds = std::collections::HashSet::new();
+    for subscription_id in [0, 1, -1, i32::MAX] {
+        for (form, shown) in forms.iter().flat_map(|form| (0..4).map(move |shown| (form, shown))) {
+            let shape = Shape { form: *form, include_document: shown & 1 == 1, include_old: shown & 2 == 2 };
+            assert!(kinds.insert(plain_kind(subscription_id, shape).0), "{subscription_id} {shape:?}");
+        }
     }
 }
