@@ -17,6 +17,11 @@ use super::StoreError;
 pub trait Disk: fmt::Debug + Send + Sync {
     /// The bytes, from stable storage rather than from caches that a fault may have left ahead of it.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+
+    /// Whether the bytes outlive the process. What does not need not be written so that it survives a crash.
+    fn is_lasting(&self) -> bool {
+        true
+    }
 }
 
 /// A file of the file system, locked against other processes for as long as this value lives.
@@ -147,6 +152,10 @@ pub struct MemoryDisk;
 impl Disk for MemoryDisk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(InMemoryBackend::new()))
+    }
+
+    fn is_lasting(&self) -> bool {
+        false
     }
 }
 

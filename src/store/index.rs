@@ -3,6 +3,7 @@
 //! An entry is the values as bytes that sort like them, then the primary key. A value that an index does not hold, or that
 //! is missing, sorts before all others; so every row of a table has an entry in each of its indexes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -43,9 +44,6 @@ pub(super) fn follow(
     indexes: &[IndexRecord],
     change: &Change,
 ) -> Result<(), StoreError> {
-    if indexes.is_empty() {
-        return Ok(());
-    }
     let members = |document: &Option<Document>| document.as_ref().map(|document| members(document, indexes));
     let (old, new) = (members(&change.old), members(&change.new));
     for (index, record) in (0..).zip(indexes) {
@@ -284,6 +282,10 @@ fn members(document: &Document, indexes: &[IndexRecord]) -> Members {
     members.and_then(|members| deserializer.end().map(|()| members)).unwrap_or_default()
 }
 
+/// The name of a member, copied only where it does not stand in the text as it is.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// Reads the members that some indexes hold, and passes over the others.
 struct MembersOf<'a>(&'a [IndexRecord]);
 
@@ -304,9 +306,9 @@ impl<'de> Visitor<'de> for MembersOf<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
         let mut held = Members::new();
-        while let Some(name) = members.next_key::<String>()? {
-            if self.0.iter().any(|index| index.members.contains(&name)) {
-                held.insert(name, members.next_value()?);
+        while let Some(Name(name)) = members.next_key()? {
+            if self.0.iter().any(|index| index.members.iter().any(|member| *member == name)) {
+                held.insert(name.into_owned(), members.next_value()?);
             } else {
                 members.next_value::<IgnoredAny>()?;
             }

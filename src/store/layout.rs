@@ -102,12 +102,15 @@ pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
         new: change.new.as_ref().map(Document::to_bytes),
         old_version: change.old_version.0,
     };
-    sealed(&log_place(number, change.seq), &record.encode_to_vec())
+    let mut value = unsealed_value(record.encoded_len());
+    // A vector grows as it must.
+    record.encode(&mut value).unwrap_or_else(|error| panic!("a vector has no room: {error}"));
+    seal(log_place(number, &change.seq.0.to_be_bytes()), value)
 }
 
 pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) -> Result<Change, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(format!("change {seq} of {}: {what}", table.path()));
-    let content = unsealed(&log_place(number, seq), value).ok_or_else(|| damaged(WRONG_CHECKSUM))?;
+    let content = unsealed(log_place(number, &seq.0.to_be_bytes()), value).ok_or_else(|| damaged(WRONG_CHECKSUM))?;
     let record = LogRecord::decode(Bytes::copy_from_slice(content)).map_err(|error| damaged(&error.to_string()))?;
     let cause = match (record.kind, record.cause) {
         (0, CAUSE_WRITE) => Cause::Write,
@@ -131,62 +134,78 @@ pub(super) fn decode_change(table: &Table, number: u32, seq: Seq, value: &[u8]) 
 }
 
 pub(super) fn encode_row(number: u32, key: &Key, version: Seq, document: &Document) -> Vec<u8> {
-    let mut content = Vec::with_capacity(8 + document.as_bytes().len());
-    content.extend_from_slice(&version.0.to_be_bytes());
-    content.extend_from_slice(document.as_bytes());
-    sealed(&row_place(number, key.as_bytes()), &content)
+    let mut value = unsealed_value(8 + document.as_bytes().len());
+    value.extend_from_slice(&version.0.to_be_bytes());
+    value.extend_from_slice(document.as_bytes());
+    seal(row_place(number, key.as_bytes()), value)
 }
 
 pub(super) fn decode_row(number: u32, key: &[u8], value: &[u8]) -> Result<Row, StoreError> {
-    let key_text = || Key::from_stored(Bytes::copy_from_slice(key));
-    let damaged = || StoreError::Damaged(format!("row {} of table number {number}: {WRONG_CHECKSUM}", key_text()));
-    let content = unsealed(&row_place(number, key), value).ok_or_else(damaged)?;
+    let (version, document) = decode_document(number, key, value)?;
+    Ok(Row { key: Key::from_stored(Bytes::copy_from_slice(key)), version, document })
+}
+
+/// The version of a row and what it says, for whoever has the key.
+pub(super) fn decode_document(number: u32, key: &[u8], value: &[u8]) -> Result<(Seq, Document), StoreError> {
+    let damaged = || {
+        let key = Key::from_stored(Bytes::copy_from_slice(key));
+        StoreError::Damaged(format!("row {key} of table number {number}: {WRONG_CHECKSUM}"))
+    };
+    let content = unsealed(row_place(number, key), value).ok_or_else(damaged)?;
     let (version, document) = content.split_first_chunk::<8>().ok_or_else(damaged)?;
-    Ok(Row {
-        key: key_text(),
-        version: Seq(u64::from_be_bytes(*version)),
-        document: Document::from_stored(Bytes::copy_from_slice(document)),
-    })
+    Ok((Seq(u64::from_be_bytes(*version)), Document::from_stored(Bytes::copy_from_slice(document))))
 }
 
 /// What an index keeps beside the place of a row.
 pub(super) fn entry_checksum(number: u32, index: u32, place: &[u8]) -> u32 {
-    checksum(&[number.to_be_bytes(), index.to_be_bytes()].concat(), place)
+    checksum(&[&number.to_be_bytes(), &index.to_be_bytes(), place])
 }
 
 /// Any content as if it were a [`LogRecord`].
 #[cfg(feature = "test-doors")]
 pub(super) fn sealed_change(number: u32, seq: Seq, content: &[u8]) -> Vec<u8> {
-    sealed(&log_place(number, seq), content)
+    let mut value = unsealed_value(content.len());
+    value.extend_from_slice(content);
+    seal(log_place(number, &seq.0.to_be_bytes()), value)
 }
 
 const WRONG_CHECKSUM: &str = "its checksum is wrong";
 
-fn row_place(number: u32, key: &[u8]) -> Vec<u8> {
-    [&number.to_be_bytes(), key].concat()
+/// Where a value lies, in two parts.
+type Place<'a> = ([u8; 4], &'a [u8]);
+
+fn row_place(number: u32, key: &[u8]) -> Place<'_> {
+    (number.to_be_bytes(), key)
 }
 
-fn log_place(number: u32, seq: Seq) -> Vec<u8> {
-    [number.to_be_bytes().as_slice(), &seq.0.to_be_bytes()].concat()
+fn log_place(number: u32, seq: &[u8; 8]) -> Place<'_> {
+    (number.to_be_bytes(), seq)
 }
 
-/// `content` behind a checksum of it and of its place: redb verifies its pages only after a crash, and a bit may flip any time.
-fn sealed(place: &[u8], content: &[u8]) -> Vec<u8> {
-    let mut value = Vec::with_capacity(4 + content.len());
-    value.extend_from_slice(&checksum(place, content).to_be_bytes());
-    value.extend_from_slice(content);
+/// Room for a checksum and for so much content, which has to follow.
+fn unsealed_value(content_bytes: usize) -> Vec<u8> {
+    let mut value = Vec::with_capacity(CHECKSUM_BYTES + content_bytes);
+    value.extend_from_slice(&[0; CHECKSUM_BYTES]);
     value
 }
 
-fn unsealed<'a>(place: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
-    let (stored, content) = value.split_first_chunk::<4>()?;
-    (u32::from_be_bytes(*stored) == checksum(place, content)).then_some(content)
+const CHECKSUM_BYTES: usize = 4;
+
+/// Puts a checksum of `value` and of its place before it: redb verifies its pages only after a crash, and a bit may flip any time.
+fn seal((number, rest): Place<'_>, mut value: Vec<u8>) -> Vec<u8> {
+    let (room, content) = value.split_at_mut(CHECKSUM_BYTES);
+    room.copy_from_slice(&checksum(&[&number, rest, content]).to_be_bytes());
+    value
 }
 
-fn checksum(place: &[u8], content: &[u8]) -> u32 {
+fn unsealed<'a>((number, rest): Place<'_>, value: &'a [u8]) -> Option<&'a [u8]> {
+    let (stored, content) = value.split_first_chunk::<CHECKSUM_BYTES>()?;
+    (u32::from_be_bytes(*stored) == checksum(&[&number, rest, content])).then_some(content)
+}
+
+fn checksum(parts: &[&[u8]]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(place);
-    hasher.update(content);
+    parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 

@@ -191,6 +191,8 @@ struct WriteState {
     recovered: Vec<Change>,
     /// The last commit failed and the store was not yet opened again.
     failed: bool,
+    /// Commits in memory that redb has not settled yet.
+    unsettled: u32,
 }
 
 impl fmt::Debug for Store {
@@ -214,6 +216,7 @@ impl Store {
                     log_bytes: loaded.log_bytes,
                     recovered: Vec::new(),
                     failed: false,
+                    unsettled: 0,
                 }),
                 last_seq: AtomicU64::new(loaded.last_seq.0),
                 log_bytes: AtomicU64::new(loaded.log_bytes),

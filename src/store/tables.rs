@@ -1,6 +1,7 @@
 //! The tables of a store: their numbers, row counts, and how far back their log reaches.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use prost::Message;
 use redb::ReadOnlyTable;
@@ -11,17 +12,17 @@ use crate::change::{Epoch, Position, Seq, Table};
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
 
-/// All tables of a store, as the writer keeps them in memory.
+/// All tables of a store, as the writer keeps them in memory. Each commit works on a copy, which shares what it does not change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
-    records: HashMap<u32, TableRecord>,
-    numbers: HashMap<String, u32>,
+    records: HashMap<u32, Arc<TableRecord>>,
+    numbers: Arc<HashMap<String, u32>>,
 }
 
 impl Tables {
     pub(super) fn add(&mut self, number: u32, record: TableRecord) {
-        self.numbers.insert(record.path.clone(), number);
-        self.records.insert(number, record);
+        Arc::make_mut(&mut self.numbers).insert(record.path.clone(), number);
+        self.records.insert(number, Arc::new(record));
     }
 
     /// The number of `table`, a new one if it is not known yet, with those of `indexes` that are its own; and whether it is new.
@@ -42,15 +43,17 @@ impl Tables {
 
     /// All tables, by number.
     pub(super) fn records_mut(&mut self) -> impl Iterator<Item = (u32, &mut TableRecord)> {
-        self.records.iter_mut().map(|(&number, record)| (number, record))
+        self.records.iter_mut().map(|(&number, record)| (number, Arc::make_mut(record)))
     }
 
     pub(super) fn record(&self, number: u32) -> Result<&TableRecord, StoreError> {
-        self.records.get(&number).ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
+        let record = self.records.get(&number).map(Arc::as_ref);
+        record.ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
     }
 
     pub(super) fn record_mut(&mut self, number: u32) -> Result<&mut TableRecord, StoreError> {
-        self.records.get_mut(&number).ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
+        let record = self.records.get_mut(&number).map(Arc::make_mut);
+        record.ok_or_else(|| StoreError::Damaged(format!("there is no table number {number}")))
     }
 
     pub(super) fn table(&self, number: u32) -> Result<Table, StoreError> {

@@ -1,13 +1,15 @@
 //! One commit: mutations become rows and numbered log entries, and what retention no longer keeps goes.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::PoisonError;
 
 use prost::Message;
-use redb::{Database, Durability, ReadableTable, WriteTransaction};
+use redb::{CursorError, Database, Durability, ReadableTable, WriteTransaction};
 
+use super::index::EntryTable;
 use super::layout::{
-    self, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
+    self, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES,
 };
 use super::tables::Tables;
 use super::{
@@ -19,11 +21,27 @@ use crate::planted::PlantedBug;
 /// Removed from the log in one commit, beside as many as it adds: retention must not make a commit long.
 const TRIMMED_PER_COMMIT: usize = 512;
 
+/// Commits in memory after which redb's own records of them are settled; each one in between leaves some bytes there.
+const UNSETTLED_MAX: u32 = 1024;
+
+/// A transaction whose commit is durable.
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate).map_err(|error| StoreError::Disk(error.to_string()))?;
+    let mut transaction = with_durability(database, Durability::Immediate)?;
     // Two phases and a recorded allocator: a crash at any instant loses no commit, and opening takes no scan of the file.
     transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// A transaction of a database that ends with the process, after so many that are not settled.
+fn begin_in_memory(database: &Database, unsettled: &mut u32) -> Result<WriteTransaction, StoreError> {
+    let settles = *unsettled == UNSETTLED_MAX;
+    *unsettled = if settles { 0 } else { *unsettled + 1 };
+    with_durability(database, if settles { Durability::Immediate } else { Durability::None })
+}
+
+fn with_durability(database: &Database, durability: Durability) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(durability).map_err(|error| StoreError::Disk(error.to_string()))?;
     Ok(transaction)
 }
 
@@ -36,7 +54,11 @@ impl Store {
     ) -> Result<Committed, StoreError> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let opened = slot.as_ref().ok_or_else(|| StoreError::Disk("it cannot be read".to_owned()))?;
-        let transaction = begin(&opened.database)?;
+        let transaction = if self.shared.disk.is_lasting() {
+            begin(&opened.database)?
+        } else {
+            begin_in_memory(&opened.database, &mut state.unsettled)?
+        };
         // Worked on as a copy: what is in memory changes only once the disk has it.
         let mut work = Work {
             tables: state.tables.clone(),
@@ -46,8 +68,11 @@ impl Store {
             log_bytes: state.log_bytes,
             changes: Vec::new(),
         };
-        let results = work.apply(&transaction, now, units)?;
-        let trimmed = work.trim(&transaction, now, self.shared.options.retention, state.last_seq)?;
+        let (results, trimmed) = {
+            let mut open = Open::new(&transaction)?;
+            let results = work.apply(&mut open, now, units)?;
+            (results, work.trim(&mut open, now, self.shared.options.retention, state.last_seq)?)
+        };
         if work.last_seq == state.last_seq && !trimmed {
             transaction.abort()?;
         } else {
@@ -70,6 +95,7 @@ struct Work<'a> {
     tables: Tables,
     /// The indexes that new tables get.
     indexes: &'a [TableIndexes],
+    /// Tables whose record is another one now.
     touched: BTreeSet<u32>,
     last_seq: Seq,
     log_bytes: u64,
@@ -78,20 +104,41 @@ struct Work<'a> {
 
 type RowTable<'a> = redb::Table<'a, (u32, &'static [u8]), &'static [u8]>;
 
+/// What nearly every commit writes to; opening a table is half of what a change in it costs.
+struct Open<'a> {
+    transaction: &'a WriteTransaction,
+    rows: RowTable<'a>,
+    log: redb::Table<'a, (u32, u64), &'static [u8]>,
+    order: redb::Table<'a, u64, (u32, u32, u64)>,
+    /// Opened for the first change of a table that has indexes.
+    entries: Option<EntryTable<'a>>,
+}
+
+impl<'a> Open<'a> {
+    fn new(transaction: &'a WriteTransaction) -> Result<Self, StoreError> {
+        Ok(Self {
+            transaction,
+            rows: transaction.open_table(ROWS)?,
+            log: transaction.open_table(LOG)?,
+            order: transaction.open_table(LOG_ORDER)?,
+            entries: None,
+        })
+    }
+
+    fn entries(&mut self) -> Result<&mut EntryTable<'a>, StoreError> {
+        match &mut self.entries {
+            Some(entries) => Ok(entries),
+            closed @ None => Ok(closed.insert(self.transaction.open_table(INDEX_ENTRIES)?)),
+        }
+    }
+}
+
 impl Work<'_> {
-    fn apply(
-        &mut self,
-        transaction: &WriteTransaction,
-        now: Timestamp,
-        units: &[Unit],
-    ) -> Result<Vec<UnitResult>, StoreError> {
-        let mut rows = transaction.open_table(ROWS)?;
-        let mut entries = transaction.open_table(INDEX_ENTRIES)?;
-        let mut log = transaction.open_table(LOG)?;
-        let mut order = transaction.open_table(LOG_ORDER)?;
+    fn apply(&mut self, open: &mut Open<'_>, now: Timestamp, units: &[Unit]) -> Result<Vec<UnitResult>, StoreError> {
         let mut results = Vec::with_capacity(units.len());
+        let mut entries = Vec::with_capacity(units.len());
         for unit in units {
-            let drafts = match self.draft(&rows, unit)? {
+            let drafts = match self.draft(&open.rows, unit)? {
                 Ok(drafts) => drafts,
                 Err(refusal) => {
                     results.push(Err(refusal));
@@ -106,25 +153,28 @@ impl Work<'_> {
                     numbers.push(Seq::ZERO);
                     continue;
                 }
-                let number = self.number(transaction, &draft.table)?;
+                let number = self.number(open.transaction, &draft.table)?;
                 let change = self.numbered(draft, now, &numbers);
                 numbers.push(change.seq);
-                write_row(&mut rows, number, &change)?;
-                index::follow(&mut entries, number, &self.tables.record(number)?.indexes, &change)?;
+                write_row(&mut open.rows, number, &change)?;
+                let indexes = &self.tables.record(number)?.indexes;
+                if !indexes.is_empty() {
+                    index::follow(open.entries()?, number, indexes, &change)?;
+                }
                 if change.cause == Cause::Load {
                     self.count(number, &change, 0)?;
                     // Whoever needs what was before it has to begin anew.
                     self.tables.record_mut(number)?.trimmed_to = change.seq.0;
+                    self.touched.insert(number);
                     continue;
                 }
-                let value = layout::encode_change(number, &change);
-                log.insert((number, change.seq.0), value.as_slice())?;
-                let bytes = u32::try_from(value.len()).unwrap_or(u32::MAX);
-                order.insert(change.seq.0, (number, bytes, now.0))?;
-                self.count(number, &change, bytes)?;
+                let entry = LogEntry { number, seq: change.seq, value: layout::encode_change(number, &change) };
+                self.count(number, &change, entry.bytes())?;
+                entries.push(entry);
                 self.changes.push(change);
             }
         }
+        append(open, entries, now)?;
         Ok(results)
     }
 
@@ -145,7 +195,9 @@ impl Work<'_> {
                     let draft = Draft { table, key, old, old_version, new, cause };
                     let is_change = draft.outcome() != Outcome::Unchanged;
                     let version = if is_change { Version::OfDraft(drafts.len()) } else { old_version };
-                    newest.insert((&mutation.table, &mutation.key), (draft.new.clone(), version));
+                    if unit.len() > 1 {
+                        newest.insert((&mutation.table, &mutation.key), (draft.new.clone(), version));
+                    }
                     drafts.push(draft);
                 }
             }
@@ -166,14 +218,15 @@ impl Work<'_> {
         let Some(value) = rows.get((number, key.as_bytes()))? else {
             return Ok(absent);
         };
-        let row = layout::decode_row(number, key.as_bytes(), value.value())?;
-        Ok((Some(row.document), Version::Stored(row.version)))
+        let (version, document) = layout::decode_document(number, key.as_bytes(), value.value())?;
+        Ok((Some(document), Version::Stored(version)))
     }
 
     fn number(&mut self, transaction: &WriteTransaction, table: &Table) -> Result<u32, StoreError> {
         let (number, new) = self.tables.number(table, self.indexes);
         if new {
             transaction.open_table(TABLE_NUMBERS)?.insert(table.path(), number)?;
+            self.touched.insert(number);
         }
         Ok(number)
     }
@@ -198,31 +251,29 @@ impl Work<'_> {
     }
 
     fn count(&mut self, number: u32, change: &Change, bytes: u32) -> Result<(), StoreError> {
-        self.touched.insert(number);
         self.log_bytes += u64::from(bytes);
-        let record = self.tables.record_mut(number)?;
         match (&change.old, &change.new) {
-            (None, Some(_)) => record.rows += 1,
-            (Some(_), None) => record.rows -= 1,
-            _ => {}
+            (None, Some(_)) => self.tables.record_mut(number)?.rows += 1,
+            (Some(_), None) => self.tables.record_mut(number)?.rows -= 1,
+            // The record of the table stays as it is.
+            _ => return Ok(()),
         }
+        self.touched.insert(number);
         Ok(())
     }
 
     /// Removes the oldest changes until the log is as retention wants it, a bounded number at a time; says whether it removed any.
     fn trim(
         &mut self,
-        transaction: &WriteTransaction,
+        open: &mut Open<'_>,
         now: Timestamp,
         retention: Retention,
         confirmed: Seq,
     ) -> Result<bool, StoreError> {
-        let mut order = transaction.open_table(LOG_ORDER)?;
-        let mut log = transaction.open_table(LOG)?;
         let oldest_kept_ms = now.0.saturating_sub(retention.age_ms);
         let mut trimmed = false;
         for _ in 0..TRIMMED_PER_COMMIT + self.changes.len() {
-            let Some((seq, number, bytes, time_ms)) = order.first()?.map(|(seq, place)| {
+            let Some((seq, number, bytes, time_ms)) = open.order.first()?.map(|(seq, place)| {
                 let (number, bytes, time_ms) = place.value();
                 (seq.value(), number, bytes, time_ms)
             }) else {
@@ -235,8 +286,8 @@ impl Work<'_> {
             if seq > confirmed.0 {
                 break;
             }
-            order.remove(seq)?;
-            log.remove((number, seq))?;
+            open.order.remove(seq)?;
+            open.log.remove((number, seq))?;
             self.log_bytes = self.log_bytes.saturating_sub(u64::from(bytes));
             self.tables.record_mut(number)?.trimmed_to = seq;
             self.touched.insert(number);
@@ -245,17 +296,56 @@ impl Work<'_> {
         Ok(trimmed)
     }
 
-    fn finish(&mut self, transaction: &WriteTransaction) -> Result<(), StoreError> {
-        let mut tables = transaction.open_table(TABLES)?;
-        for &number in &self.touched {
-            let record: &TableRecord = self.tables.record_mut(number)?;
-            tables.insert(number, record.encode_to_vec().as_slice())?;
+    fn finish(&self, transaction: &WriteTransaction) -> Result<(), StoreError> {
+        if !self.touched.is_empty() {
+            let mut tables = transaction.open_table(TABLES)?;
+            for &number in &self.touched {
+                tables.insert(number, self.tables.record(number)?.encode_to_vec().as_slice())?;
+            }
         }
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_LAST_SEQ, self.last_seq.0.to_le_bytes().as_slice())?;
         meta.insert(META_LOG_BYTES, self.log_bytes.to_le_bytes().as_slice())?;
         Ok(())
     }
+}
+
+/// A change as the log keeps it.
+struct LogEntry {
+    number: u32,
+    seq: Seq,
+    value: Vec<u8>,
+}
+
+impl LogEntry {
+    fn bytes(&self) -> u32 {
+        u32::try_from(self.value.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Puts `entries`, which are in the order of their positions, behind all that are in the log. A cursor fills one page after
+/// the other, where an insertion would look for its place from the root.
+fn append(open: &mut Open<'_>, mut entries: Vec<LogEntry>, now: Timestamp) -> Result<(), StoreError> {
+    let not_behind = |error: CursorError| match error {
+        CursorError::Storage(error) => error.into(),
+        other => StoreError::Damaged(format!("the log has changes from beyond its end: {other}")),
+    };
+    let mut order = open.order.upper_bound_mut(Bound::<u64>::Unbounded)?;
+    for entry in &entries {
+        order.insert_before(entry.seq.0, (entry.number, entry.bytes(), now.0)).map_err(not_behind)?;
+    }
+    order.close()?;
+    // The sort keeps the order within a table.
+    entries.sort_by_key(|entry| entry.number);
+    for of_table in entries.chunk_by(|entry, next| entry.number == next.number) {
+        let end = Bound::Included((of_table[0].number, u64::MAX));
+        let mut log = open.log.upper_bound_mut(end)?;
+        for entry in of_table {
+            log.insert_before((entry.number, entry.seq.0), entry.value.as_slice()).map_err(not_behind)?;
+        }
+        log.close()?;
+    }
+    Ok(())
 }
 
 struct Draft {

@@ -4,6 +4,7 @@ mod indexes;
 mod opening;
 mod reads;
 mod retention;
+mod safety;
 mod upgrade;
 mod writer;
 
