@@ -1,7 +1,5 @@
 //! A thousand subscribers of starfeed beside a thousand changefeeds: the same changes, written by the same client.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::database::{Database, cpu_seconds};
+use crate::server::Server;
 
 const DATABASE: &str = "fan_out";
 const SUBSCRIBERS: usize = 1_000;
@@ -64,7 +63,7 @@ pub(crate) async fn measure(database: &Database) {
     }
     rounds("one changefeed each, the `reql` crate", database, &received, None).await;
     tasks.shutdown().await;
-    let server = Server::start(database);
+    let server = Server::over(database, DATABASE, ":memory:");
     let received = Arc::new(Received::default());
     let (ready, mut subscribed) = mpsc::channel(SUBSCRIBERS);
     for _ in 0..SUBSCRIBERS {
@@ -117,7 +116,7 @@ async fn rounds(what: &str, database: &Database, received: &Received, server: Op
     for in_flight in IN_FLIGHT {
         let cpu = || {
             let own = cpu_seconds(std::process::id());
-            [database.cpu_seconds(), server.map_or(0.0, |server| cpu_seconds(server.child.id())), own]
+            [database.cpu_seconds(), server.map_or(0.0, Server::cpu_seconds), own]
         };
         let (before, base, began) = (cpu(), received.count.load(Ordering::Acquire), Instant::now());
         let mut times = Vec::new();
@@ -172,34 +171,4 @@ async fn write(session: &reql::Session, row: usize) {
     let options = insert::Options::new().conflict(Conflict::Replace).durability(Durability::Soft);
     let mut answer = reql::r.table("domain_login").insert(reql::r.args((row, options))).run::<_, Value>(session);
     while answer.try_next().await.expect("a write").is_some() {}
-}
-
-/// starfeed as a process.
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(database: &Database) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_starfeed"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", ":memory:", "--log", "warn"])
-            .args(["--source", &database.url(DATABASE)])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starfeed starts");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().strip_prefix("listening on ").expect("it listens");
-        Self { address: address.to_owned(), child }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -1,11 +1,14 @@
-//! starfeed over a real RethinkDB: what the mirror costs beside a client that only reads, and a thousand subscribers beside a
-//! thousand changefeeds: `cargo bench --bench rethinkdb`, with `rethinkdb` on PATH.
+//! starfeed beside a real RethinkDB: what the mirror costs beside a client that only reads, a thousand subscribers of one table
+//! beside a thousand changefeeds, and a thousand filtered ones: `cargo bench --bench rethinkdb`, with `rethinkdb` on PATH, or
+//! some of it: `cargo bench --bench rethinkdb -- filtered`.
 
 #![expect(clippy::print_stdout, reason = "this is a program that prints tables")]
 
 mod database;
 mod fan_out;
+mod filtered;
 mod mirror;
+mod server;
 
 use database::Database;
 
@@ -20,8 +23,17 @@ fn main() {
         return;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let is_asked = |name: &str| named.is_empty() || named.iter().any(|it| it == name);
     runtime.block_on(async {
-        mirror::measure(&database).await;
-        fan_out::measure(&database).await;
+        if is_asked("mirror") {
+            mirror::measure(&database).await;
+        }
+        if is_asked("fan_out") {
+            fan_out::measure(&database).await;
+        }
+        if is_asked("filtered") {
+            filtered::measure(&database).await;
+        }
     });
 }
