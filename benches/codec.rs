@@ -1,0 +1,108 @@
+//! What bytes of the wire cost: reading a request, and writing an event for one more subscriber, by itself and out of the
+//! pieces that its change keeps for all of them: `cargo bench --bench codec`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use prost::Message;
+use serde_json::json;
+use starfeed::catalog::{self, Form};
+use starfeed::change::{Cause, Change, ChangeKind, Document, Key, Seq, Table, Timestamp};
+use starfeed::feed::{Content, Published, SeenChange};
+use starfeed::proto::{self, request::Command, server_message::MessageType};
+use starfeed::row_problems::RowProblems;
+use starfeed::wire::protobuf::{decode, encode};
+use starfeed::wire::{Event, News, ServerMessage, Shape};
+
+const TABLE: &str = "domain_login";
+
+fn request(command: Command) -> Bytes {
+    proto::Request { request_id: 7, command: Some(command) }.encode_to_vec().into()
+}
+
+fn requests(criterion: &mut Criterion) {
+    let login = proto::DomainLogin {
+        domain: Some("forum.example".to_owned()),
+        login_url: Some("https://forum.example/login".to_owned()),
+        login_test: Some("x".repeat(120)),
+        ..Default::default()
+    };
+    let requests = [
+        ("subscribe", Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList::default())),
+        ("write", Command::SetDomainLogin(proto::RequestSetDomainLogin { login: Some(login) })),
+    ];
+    let mut group = criterion.benchmark_group("read a request");
+    for (name, command) in requests {
+        let bytes = request(command);
+        assert!(decode(bytes.clone()).expect("a request").command.is_some());
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        group.bench_function(name, |bencher| bencher.iter(|| decode(black_box(bytes.clone()))));
+    }
+}
+
+fn change() -> Change {
+    let document = |number: u32| {
+        let row = json!({
+            "domain": "forum.example",
+            "login_url": format!("https://forum.example/{number}"),
+            "login_test": "x".repeat(80),
+            "users": [],
+        });
+        Document::parse(row.to_string().as_bytes()).expect("an object")
+    };
+    Change {
+        seq: Seq(2),
+        table: Table::new(TABLE),
+        key: Key::text("forum.example"),
+        old: Some(document(1)),
+        old_version: Seq(1),
+        new: Some(document(2)),
+        time: Timestamp(0),
+        cause: Cause::Write,
+    }
+}
+
+/// The event of `change` for one subscriber.
+fn event(change: &Arc<Published>, shape: Shape, token: Option<&Bytes>) -> ServerMessage {
+    let content = Content::Change(SeenChange::Replayed(Arc::clone(change), ChangeKind::Updated));
+    let event = Event { news: News::Row { shape, content }, token: token.cloned(), number: None };
+    ServerMessage::Event { subscription_id: 300, event }
+}
+
+fn events(criterion: &mut Criterion) {
+    let problems = RowProblems::default();
+    let token = Bytes::from(vec![7; 64]);
+    let cases =
+        [("key and name", false, None), ("with its row", true, None), ("with its row and a token", true, Some(&token))];
+    let mut group = criterion.benchmark_group("write an event");
+    group.throughput(Throughput::Elements(1));
+    let table = catalog::table(TABLE).expect("a table");
+    for (name, include_document, token) in cases {
+        let shape = Shape { form: Form::List(table), include_document, include_old: false };
+        group.bench_function(format!("{name}, for the first subscriber"), |bencher| {
+            let first = || event(&Published::new(change(), &[]), shape, token);
+            bencher.iter_batched(first, |event| encode(event, &problems), BatchSize::SmallInput);
+        });
+        let shared = Published::new(change(), &[]);
+        let bytes = encode(event(&shared, shape, token), &problems);
+        group.bench_function(format!("{name}, for one more"), |bencher| {
+            bencher.iter(|| encode(event(black_box(&shared), shape, token), &problems));
+        });
+        // What it would cost to encode the whole message for each.
+        let message = proto::ServerMessage::decode(bytes.clone()).expect("a message");
+        assert!(matches!(message.message_type, Some(MessageType::Event(_))));
+        assert_eq!(message.encoded_len(), bytes.len());
+        group.bench_function(format!("{name}, as a whole"), |bencher| {
+            bencher.iter(|| Bytes::from(black_box(&message).encode_to_vec()));
+        });
+    }
+}
+
+criterion_group! {
+    name = codec;
+    config = Criterion::default().without_plots().sample_size(50);
+    targets = requests, events
+}
+criterion_main!(codec);
