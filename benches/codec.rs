@@ -13,8 +13,9 @@ use starfeed::change::{Cause, Change, ChangeKind, Document, Key, Seq, Table, Tim
 use starfeed::feed::{Content, Published, SeenChange};
 use starfeed::proto::{self, request::Command, server_message::MessageType};
 use starfeed::row_problems::RowProblems;
+use starfeed::transport::frame_writer::Frames;
 use starfeed::wire::protobuf::{decode, encode};
-use starfeed::wire::{Event, News, ServerMessage, Shape};
+use starfeed::wire::{Event, Messages, News, ServerMessage, Shape};
 
 const TABLE: &str = "domain_login";
 
@@ -71,6 +72,13 @@ fn event(change: &Arc<Published>, shape: Shape, token: Option<&Bytes>) -> Server
     ServerMessage::Event { subscription_id: 300, event }
 }
 
+/// As a connection does it: into a buffer that it has already.
+fn framed(message: ServerMessage, problems: &RowProblems, frames: &mut Frames) -> usize {
+    frames.clear(usize::MAX);
+    encode(message, problems, frames);
+    frames.bytes().len()
+}
+
 fn events(criterion: &mut Criterion) {
     let problems = RowProblems::default();
     let token = Bytes::from(vec![7; 64]);
@@ -83,19 +91,30 @@ fn events(criterion: &mut Criterion) {
         let shape = Shape { form: Form::List(table), include_document, include_old: false };
         group.bench_function(format!("{name}, for the first subscriber"), |bencher| {
             let first = || event(&Published::new(change(), &[]), shape, token);
-            bencher.iter_batched(first, |event| encode(event, &problems), BatchSize::SmallInput);
+            bencher.iter_batched(
+                first,
+                |event| framed(event, &problems, &mut Frames::default()),
+                BatchSize::SmallInput,
+            );
         });
         let shared = Published::new(change(), &[]);
-        let bytes = encode(event(&shared, shape, token), &problems);
+        let mut messages: Vec<Vec<u8>> = Vec::new();
+        encode(event(&shared, shape, token), &problems, &mut messages);
+        let bytes = messages.remove(0);
+        let mut frames = Frames::default();
         group.bench_function(format!("{name}, for one more"), |bencher| {
-            bencher.iter(|| encode(event(black_box(&shared), shape, token), &problems));
+            bencher.iter(|| framed(event(black_box(&shared), shape, token), &problems, &mut frames));
         });
         // What it would cost to encode the whole message for each.
-        let message = proto::ServerMessage::decode(bytes.clone()).expect("a message");
+        let message = proto::ServerMessage::decode(&bytes[..]).expect("a message");
         assert!(matches!(message.message_type, Some(MessageType::Event(_))));
         assert_eq!(message.encoded_len(), bytes.len());
         group.bench_function(format!("{name}, as a whole"), |bencher| {
-            bencher.iter(|| Bytes::from(black_box(&message).encode_to_vec()));
+            bencher.iter(|| {
+                frames.clear(usize::MAX);
+                frames.put(|out| black_box(&message).encode_raw(out));
+                frames.bytes().len()
+            });
         });
     }
 }

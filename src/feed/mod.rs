@@ -121,7 +121,7 @@ impl Feed {
         ids: (ViewId, SubscriptionId),
         view: &Arc<View>,
         standing: Standing,
-        outbox: &Arc<Outbox>,
+        (outbox, plain): (&Arc<Outbox>, Option<MessageKind>),
         budget: CatchUpBudget,
     ) -> Advance {
         let after = standing.after;
@@ -133,7 +133,7 @@ impl Feed {
                 drop(state);
                 state = self.lock();
             }
-            let live = Live { outbox: Arc::clone(outbox), after };
+            let live = Live { outbox: Arc::clone(outbox), after, summary: standing.summary, plain };
             if state.views.go_live(ids.0, ids.1, live, standing, handed_over) == GoneLive::Diverged {
                 self.metrics.divergences.inc();
                 tracing::error!(table = %self.table, %after, "a view differs from what its subscribers were sent");
@@ -421,9 +421,16 @@ impl Attachment {
         self.feed.lock().source.state
     }
 
-    /// Brings it closer to being live. Once it is, changes go to `outbox`.
-    pub fn advance(&self, standing: Standing, outbox: &Arc<Outbox>, budget: CatchUpBudget) -> Advance {
-        self.feed.advance(self.ids, &self.view, standing, outbox, budget)
+    /// Brings it closer to being live. Once it is, changes go to `outbox`; if a message of one kind is all that the subscriber
+    /// gets of a change, it is `plain`.
+    pub fn advance(
+        &self,
+        standing: Standing,
+        outbox: &Arc<Outbox>,
+        plain: Option<MessageKind>,
+        budget: CatchUpBudget,
+    ) -> Advance {
+        self.feed.advance(self.ids, &self.view, standing, (outbox, plain), budget)
     }
 
     /// Has a [`Delivery::Mark`] put behind everything that waits; `false` where it is not live, or ahead of the others.

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use super::sync::{Mutex, MutexGuard};
-use super::{SourceState, SubscriptionId, ViewChange};
+use super::views::Live;
+use super::{MessageKind, SourceState, SubscriptionId, ViewChange};
 use crate::change::Seq;
 use crate::planted::PlantedBug;
 use crate::summary::Summary;
@@ -17,9 +18,9 @@ pub trait Outlet: Send + Sync {
     /// Something waits in an outbox that was empty. Called under locks: it must neither wait nor call back.
     fn wake(&self);
 
-    /// The same, called by a publisher under no lock: what waits may be taken and sent at once, by its thread, but it must
-    /// not wait for anybody.
-    fn deliver(&self) {
+    /// The same, called by a publisher under no lock: what waits in `outbox`, which is its own, may be taken and sent at once,
+    /// by this thread, but it must not wait for anybody.
+    fn deliver(&self, _outbox: &Outbox) {
         self.wake();
     }
 }
@@ -70,6 +71,8 @@ pub enum Delivery {
         subscription: SubscriptionId,
         /// What.
         changes: ViewChanges,
+        /// All that the subscriber gets of them is a message of this kind each, if that is all it gets.
+        plain: Option<MessageKind>,
     },
     /// The subscription's changes after `after` did not fit: it is behind and has to catch up from there.
     FellBehind {
@@ -77,6 +80,8 @@ pub enum Delivery {
         subscription: SubscriptionId,
         /// It was handed everything of its view up to here.
         after: Seq,
+        /// Its view there.
+        summary: Summary,
     },
     /// The subscription was handed everything up to `at`, as it had asked to be told.
     Mark {
@@ -97,11 +102,15 @@ pub enum Delivery {
 }
 
 /// To keep a message costs about as much as to put a few together from their pieces.
-const MANY_SUBSCRIBERS: usize = 8;
+const MANY_SUBSCRIBERS: usize = if cfg!(test) { 1 } else { 8 };
+
+/// What tells batches apart, for whoever made something of one and has another one before him.
+static NEXT_BATCH: AtomicU64 = AtomicU64::new(0);
 
 /// Changes of one view that were published together, or some of them in a row; shared by all subscribers of the view.
 #[derive(Clone, Debug)]
 pub struct ViewChanges {
+    id: u64,
     batch: Arc<[Arc<ViewChange>]>,
     range: Range<usize>,
     /// Bytes of those in the range.
@@ -112,7 +121,13 @@ pub struct ViewChanges {
 impl ViewChanges {
     pub(crate) fn new(batch: Vec<Arc<ViewChange>>, subscribers: usize) -> Self {
         let (range, bytes) = (0..batch.len(), batch.iter().map(|change| change.published().size()).sum());
-        Self { batch: batch.into(), range, bytes, has_many_subscribers: subscribers >= MANY_SUBSCRIBERS }
+        let id = NEXT_BATCH.fetch_add(1, Ordering::Relaxed);
+        Self { id, batch: batch.into(), range, bytes, has_many_subscribers: subscribers >= MANY_SUBSCRIBERS }
+    }
+
+    /// Equal for equal changes, and for no others.
+    pub fn identity(&self) -> (u64, usize, usize) {
+        (self.id, self.range.start, self.range.end)
     }
 
     /// Whether it pays to keep whole messages for the next subscriber.
@@ -211,39 +226,35 @@ impl Outbox {
         Arc::new(Self { state: Mutex::default(), bytes_max, waiting, outlet })
     }
 
-    /// Hands over those of `changes` that follow `after`, as many as fit. Whoever does it sees to [`Outbox::deliver`].
-    pub(super) fn push(&self, subscription: SubscriptionId, after: Seq, changes: &ViewChanges) -> Pushed {
+    /// Hands over those of `changes` that `live` does not have, as many as fit. Whoever does it sees to [`Outbox::deliver`].
+    pub(super) fn push(&self, subscription: SubscriptionId, live: &Live, changes: &ViewChanges) -> Pushed {
         if PlantedBug::WakesBeforeThereIsSomething.is_planted() {
             self.outlet.wake();
         }
         let mut changes = match PlantedBug::LiveRepeatsReplayedChanges.is_planted() {
             true => changes.clone(),
-            false => changes.behind(after),
+            false => changes.behind(live.after),
         };
-        if changes.left().is_empty() {
-            return Pushed { is_overflowed: false, is_first: false };
-        }
         let mut state = self.lock();
         let was_empty = state.queue.is_empty();
         let room = self.bytes_max.saturating_sub(state.bytes).min(self.waiting.room());
         let mut is_overflowed = false;
-        if changes.bytes > room {
+        if changes.bytes <= room {
+            state.put(subscription, changes, live.plain, &self.waiting);
+        } else {
             // A change larger than the outbox still goes when nothing else waits.
             let fitting = changes.ended_within(room).max(usize::from(was_empty));
             let front = changes.split_off_front(fitting);
+            let summary = front.left().last().map_or(live.summary, |last| last.summary());
+            state.put(subscription, front, live.plain, &self.waiting);
             if let Some(next) = changes.left().first()
                 && !PlantedBug::FullOutboxDropsSilently.is_planted()
             {
                 is_overflowed = true;
                 let skipped = u64::from(!PlantedBug::OverflowSkipsOneChange.is_planted());
                 let after = Seq(next.published().seq().0 - skipped);
-                state.put(subscription, front, &self.waiting);
-                state.queue.push_back(Delivery::FellBehind { subscription, after });
-            } else {
-                state.put(subscription, front, &self.waiting);
+                state.queue.push_back(Delivery::FellBehind { subscription, after, summary });
             }
-        } else {
-            state.put(subscription, changes, &self.waiting);
         }
         let is_first = was_empty && !state.queue.is_empty();
         Pushed { is_overflowed, is_first: is_first && !PlantedBug::WakesBeforeThereIsSomething.is_planted() }
@@ -251,7 +262,7 @@ impl Outbox {
 
     /// Tells the connection that something waits where nothing did. Called under no lock: it may be sent at once.
     pub(super) fn deliver(&self) {
-        self.outlet.deliver();
+        self.outlet.deliver(self);
     }
 
     /// The same, and nothing is sent by this thread.
@@ -290,22 +301,46 @@ impl Outbox {
     pub fn pop(&self, bytes_max: usize) -> Option<Delivery> {
         let mut state = self.lock();
         let delivery = match state.queue.front_mut()? {
-            Delivery::Changes { subscription, changes } if changes.bytes > bytes_max => {
+            Delivery::Changes { subscription, changes, plain } if changes.bytes > bytes_max => {
                 let begun = changes.begun_within(bytes_max);
-                (begun < changes.left().len())
-                    .then(|| Delivery::Changes { subscription: *subscription, changes: changes.split_off_front(begun) })
+                let (subscription, plain) = (*subscription, *plain);
+                (begun < changes.left().len()).then(|| Delivery::Changes {
+                    subscription,
+                    changes: changes.split_off_front(begun),
+                    plain,
+                })
             }
             _ => None,
         };
         let delivery = delivery.or_else(|| state.queue.pop_front())?;
         if let Delivery::Changes { changes, .. } = &delivery {
-            state.bytes -= changes.bytes;
-            self.waiting.remove(changes.bytes);
-        }
-        if state.queue.is_empty() && state.queue.capacity() > KEPT_CAPACITY {
-            state.queue = VecDeque::new();
+            state.took(changes.bytes, &self.waiting);
         }
         Some(delivery)
+    }
+
+    /// Takes what waits, if that is nothing but changes of one subscription, of `bytes_max` bytes at most, that are wanted and
+    /// of which a message each is all that the subscriber gets.
+    pub fn pop_plain(
+        &self,
+        bytes_max: usize,
+        is_wanted: impl FnOnce(MessageKind, &ViewChanges) -> bool,
+    ) -> Option<(MessageKind, ViewChanges)> {
+        let mut state = self.lock();
+        if state.queue.len() > 1 {
+            return None;
+        }
+        let is_plain = |delivery: &mut Delivery| match delivery {
+            Delivery::Changes { changes, plain: Some(kind), .. } => {
+                changes.bytes <= bytes_max && is_wanted(*kind, changes)
+            }
+            _ => false,
+        };
+        let Some(Delivery::Changes { changes, plain: Some(kind), .. }) = state.queue.pop_front_if(is_plain) else {
+            return None;
+        };
+        state.took(changes.bytes, &self.waiting);
+        Some((kind, changes))
     }
 
     /// What waits for all connections together.
@@ -329,13 +364,27 @@ impl Outbox {
 }
 
 impl OutboxState {
-    fn put(&mut self, subscription: SubscriptionId, changes: ViewChanges, waiting: &Waiting) {
+    fn put(
+        &mut self,
+        subscription: SubscriptionId,
+        changes: ViewChanges,
+        plain: Option<MessageKind>,
+        waiting: &Waiting,
+    ) {
         if changes.left().is_empty() {
             return;
         }
         self.bytes += changes.bytes;
         waiting.add(changes.bytes);
-        self.queue.push_back(Delivery::Changes { subscription, changes });
+        self.queue.push_back(Delivery::Changes { subscription, changes, plain });
+    }
+
+    fn took(&mut self, bytes: usize, waiting: &Waiting) {
+        self.bytes -= bytes;
+        waiting.remove(bytes);
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
+            self.queue = VecDeque::new();
+        }
     }
 }
 

@@ -127,6 +127,11 @@ impl ViewChange {
         (*of == kind).then_some(message)
     }
 
+    /// The message of this kind that shows it, if one was kept.
+    pub fn kept_message(&self, kind: MessageKind) -> Option<&Bytes> {
+        self.message.get().filter(|(of, _)| *of == kind).map(|(_, message)| message)
+    }
+
     /// The token behind it, once it is sealed.
     pub fn token(&self) -> Option<&Bytes> {
         self.token.get()

@@ -61,7 +61,7 @@ fn outbox() -> Arc<Outbox> {
 
 fn go_live(attachment: &Attachment, standing: Standing, outbox: &Arc<Outbox>) {
     let budget = CatchUpBudget { page: PageBudget { items: 100, bytes: 1 << 20 }, coalesce: false };
-    assert!(matches!(attachment.advance(standing, outbox, budget), Advance::Live(_)));
+    assert!(matches!(attachment.advance(standing, outbox, None, budget), Advance::Live(_)));
 }
 
 fn taken(outbox: &Outbox) -> Vec<Delivery> {
@@ -131,7 +131,7 @@ fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() 
     views.detach(going, SubscriptionId(1));
     let (coming, _) = views.attach(&view(Some("a == 2")), &limits).expect("cheap");
     let outbox = outbox();
-    let live = Live { outbox: Arc::clone(&outbox), after: Seq(11) };
+    let live = Live { outbox: Arc::clone(&outbox), after: Seq(11), summary: standing(11).summary, plain: None };
     views.go_live(coming, SubscriptionId(2), live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
     views.hand_over(&batch, &matched, &metrics, &mut Vec::new());
     views.give_back(lent);

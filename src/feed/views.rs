@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::outbox::ViewChanges;
-use super::{AttachError, FeedLimits, Outbox, Published, Standing, SubscriptionId, ViewChange};
+use super::{AttachError, FeedLimits, MessageKind, Outbox, Published, Standing, SubscriptionId, ViewChange};
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
 use crate::metrics::Metrics;
@@ -70,6 +70,10 @@ pub(super) struct Live {
     pub(super) outbox: Arc<Outbox>,
     /// The last change the subscriber has; only later ones are handed over.
     pub(super) after: Seq,
+    /// The view there.
+    pub(super) summary: Summary,
+    /// A message of this kind is all that the subscriber gets of a change, if that is so.
+    pub(super) plain: Option<MessageKind>,
 }
 
 /// All views of a table.
@@ -354,10 +358,10 @@ impl ViewState {
         if batch.is_empty() {
             return;
         }
+        let Some(standing) = self.standing else { return };
         let changes = ViewChanges::new(batch, self.live.len());
-        let head = changes.head();
         self.live.retain(|&subscription, live| {
-            let pushed = live.outbox.push(subscription, live.after, &changes);
+            let pushed = live.outbox.push(subscription, live, &changes);
             if pushed.is_first {
                 ready.push(Arc::clone(&live.outbox));
             }
@@ -365,7 +369,9 @@ impl ViewState {
                 // It is behind now and comes back by `Feed::advance`.
                 metrics.fell_behind.inc();
             }
-            live.after = live.after.max(head);
+            if changes.head() > live.after {
+                (live.after, live.summary) = (changes.head(), standing.summary);
+            }
             !pushed.is_overflowed
         });
     }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::collector::Collector;
 use crate::change::Seq;
-use crate::feed::{CatchUpBudget, Content, Cursor, PageItem, SeenChange, SourceDoubt, Standing, ViewChanges};
+use crate::feed::{
+    CatchUpBudget, Content, Cursor, MessageKind, PageItem, SeenChange, SourceDoubt, Standing, ViewChanges,
+};
 use crate::store::{PageBudget, Store};
 use crate::subscription::{self, Subscription};
 use crate::summary::Summary;
@@ -126,10 +128,18 @@ impl Follower {
         Standing { after, summary: self.summary, is_counted: self.is_counted }
     }
 
-    /// It holds its view at `after`, and is behind.
-    pub(super) fn fall_behind(&mut self, after: Seq) {
+    /// It holds its view at `after`, which is `summary`, and is behind.
+    pub(super) fn fall_behind(&mut self, after: Seq, summary: Summary) {
         self.progress = Progress::Behind(Cursor::After(after));
         self.place = Some(Cursor::After(after));
+        self.summary = summary;
+    }
+
+    /// The kind of the messages that are all it gets of changes, if that is so. Then it need not know of them, either.
+    pub(super) fn plain(&self, subscription_id: i32) -> Option<MessageKind> {
+        let Wishes { shape, states, tokens, heartbeat_ms, .. } = self.wishes;
+        let is_plain = !states && !tokens && heartbeat_ms.is_none() && self.collector.is_none();
+        is_plain.then(|| shape.message_kind(subscription_id))
     }
 
     /// A page has ended at `cursor`. Says whether that was the last one of the snapshot.

@@ -271,7 +271,7 @@ impl Followers {
     fn next_delivery(&mut self) -> Option<ServerMessage> {
         loop {
             match self.outbox.pop(TAKEN_BYTES)? {
-                Delivery::Changes { subscription, changes } => {
+                Delivery::Changes { subscription, changes, .. } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
                         continue;
                     };
@@ -279,11 +279,11 @@ impl Followers {
                         return Some(ServerMessage::Changes { subscription_id, changes });
                     }
                 }
-                Delivery::FellBehind { subscription, after } => {
+                Delivery::FellBehind { subscription, after, summary } => {
                     let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
                         continue;
                     };
-                    follower.fall_behind(after);
+                    follower.fall_behind(after, summary);
                     self.listing.note(subscription_id, follower.listed());
                     self.behind.push_back(subscription_id);
                     self.announce(subscription_id, StateKind::Slow);
@@ -349,7 +349,8 @@ impl Followers {
             return false;
         };
         let budget = follower.budget(PageBudget { items: usize::MAX, bytes: TAKEN_BYTES });
-        match follower.subscription.advance(follower.standing(after), budget) {
+        let plain = follower.plain(subscription_id);
+        match follower.subscription.advance(follower.standing(after), plain, budget) {
             Advance::Live(source) => {
                 follower.progress = Progress::Live { after };
                 self.listing.note(subscription_id, subscription::Progress::Live);

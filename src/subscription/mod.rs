@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub use directory::{Directory, Listing, Progress, Subject};
 
 use crate::feed::{
-    Advance, AttachError, Attachment, CatchUpBudget, Feeds, Outbox, SourceState, Standing, SubscriptionId,
+    Advance, AttachError, Attachment, CatchUpBudget, Feeds, MessageKind, Outbox, SourceState, Standing, SubscriptionId,
 };
 use crate::view::View;
 
@@ -153,8 +153,8 @@ impl Subscription {
     }
 
     /// Brings it closer to being live; see [`Attachment::advance`].
-    pub fn advance(&self, standing: Standing, budget: CatchUpBudget) -> Advance {
-        self.attachment.advance(standing, &self.outbox, budget)
+    pub fn advance(&self, standing: Standing, plain: Option<MessageKind>, budget: CatchUpBudget) -> Advance {
+        self.attachment.advance(standing, &self.outbox, plain, budget)
     }
 
     /// Asks to be told, behind everything that waits, where it is then; see [`Attachment::mark`].

@@ -211,7 +211,7 @@ impl<'w> Reader<'w> {
 
     fn catch_up(&mut self) {
         let budget = CatchUpBudget { page: PageBudget { items: 100, bytes: 300 }, coalesce: false };
-        match self.attachment.advance(self.standing, &self.outbox, budget) {
+        match self.attachment.advance(self.standing, &self.outbox, None, budget) {
             Advance::Live(_) => self.is_live = true,
             Advance::Replay(replay) => {
                 for PageItem { content, .. } in replay.page(&self.written.metrics).items {
@@ -239,8 +239,8 @@ impl<'w> Reader<'w> {
                         assert_eq!(change.summary(), self.standing.summary);
                     }
                 }
-                Delivery::FellBehind { after, .. } => {
-                    assert_eq!(after, self.standing.after);
+                Delivery::FellBehind { after, summary, .. } => {
+                    assert_eq!((after, summary), (self.standing.after, self.standing.summary));
                     self.is_live = false;
                 }
                 Delivery::Mark { at, summary, .. } => {
@@ -405,7 +405,7 @@ impl Connection {
                 let mut summary = Summary::default();
                 (1..=after).for_each(|number| summary.add(&key(number), Seq(number)));
                 let standing = Standing { after: Seq(after), summary, is_counted: true };
-                match self.changes.advance(standing, &self.outbox, budget) {
+                match self.changes.advance(standing, &self.outbox, None, budget) {
                     Advance::Live(_) => is_live = true,
                     Advance::Replay(replay) => after += replay.page(&Metrics::default()).items.len() as u64,
                     Advance::ReadLog => panic!("the window has all there is"),

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 
 use super::frame_writer::Frames;
 use super::outgoing::{Gone, Outgoing};
-use crate::feed::Outlet;
 use crate::feed::sync::{Mutex, MutexGuard};
+use crate::feed::{MessageKind, Outbox, Outlet, ViewChanges};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
 use crate::session::{Session, Step, Work};
-use crate::wire;
+use crate::wire::{self, Messages};
 
 /// Written to the socket in one go; more waits in the outbox, where it is bounded and counted, and shared with others. It is
 /// also what a client costs that does not read.
@@ -48,6 +48,41 @@ impl Way for Outgoing {
     }
 }
 
+/// Changes that many get in the same messages go out as they are up to this size.
+const PLAIN_BYTES: usize = 64 * 1024;
+
+/// The frames that were last passed on as they are: the next connection mostly gets the same.
+#[derive(Default)]
+struct Plain {
+    of: Option<(MessageKind, (u64, usize, usize))>,
+    frames: Frames,
+}
+
+thread_local! {
+    static PLAIN: RefCell<Plain> = RefCell::default();
+}
+
+impl Plain {
+    /// Whether the frames of `changes` are here, or can be put together from messages that were kept.
+    fn has(&self, kind: MessageKind, changes: &ViewChanges) -> bool {
+        self.of == Some((kind, changes.identity()))
+            || changes.left().iter().all(|change| change.kept_message(kind).is_some())
+    }
+
+    /// The frames of `changes`, whose messages were kept.
+    fn frames(&mut self, kind: MessageKind, changes: &ViewChanges) -> &Frames {
+        let of = Some((kind, changes.identity()));
+        if self.of != of {
+            self.of = of;
+            self.frames.clear(KEPT_BYTES);
+            for message in changes.left().iter().filter_map(|change| change.kept_message(kind)) {
+                self.frames.put(|out| out.extend_from_slice(message));
+            }
+        }
+        &self.frames
+    }
+}
+
 /// One end of a conversation.
 pub(super) struct Speaker {
     /// `None` before it begins and when it has ended.
@@ -59,12 +94,14 @@ pub(super) struct Speaker {
     began: Instant,
 }
 
+// In this order, so that whoever only passes something on touches little memory.
+#[repr(C)]
 struct Speaking {
-    session: Session,
-    /// What the session wants done, for the task.
-    work: Vec<Work>,
     /// The task sleeps: everything was said.
     rest: Option<Rest>,
+    /// What the session wants done, for the task.
+    work: Vec<Work>,
+    session: Session,
 }
 
 /// How long the task of a connection sleeps.
@@ -145,6 +182,30 @@ impl Speaker {
         sent.map(|_| said)
     }
 
+    /// Passes on what waits, if the task sleeps and it is only what others get in the same messages; the session need not know
+    /// of it. `false` if something else has to be done.
+    fn pass_on(&self, speaking: &mut Speaking, outbox: &Outbox) -> bool {
+        if speaking.rest.is_none() {
+            return false;
+        }
+        let mut plain = PLAIN.take();
+        let waiting = outbox.pop_plain(PLAIN_BYTES, |kind, changes| plain.has(kind, changes));
+        let Some((kind, changes)) = waiting else {
+            PLAIN.set(plain);
+            return false;
+        };
+        let frames = plain.frames(kind, &changes);
+        self.metrics.messages_sent.inc_by(frames.count());
+        self.metrics.bytes_sent.inc_by(frames.payload_bytes());
+        let is_taken = matches!(self.way.send(frames.bytes()), Ok(true));
+        PLAIN.set(plain);
+        if !is_taken && !PlantedBug::UnsentIsLeftToNobody.is_planted() {
+            speaking.rest = None;
+            self.wake.notify_one();
+        }
+        true
+    }
+
     /// Says what there is to say instead of the task, if that sleeps. `false` if the task has to be woken.
     fn say_for_task(&self, speaking: &mut Speaking) -> bool {
         let Some(rest) = speaking.rest.take() else {
@@ -171,9 +232,11 @@ impl Outlet for Speaker {
         self.wake.notify_one();
     }
 
-    fn deliver(&self) {
+    fn deliver(&self, outbox: &Outbox) {
         let is_done = match self.speaking.try_lock() {
-            Ok(mut speaking) => speaking.as_mut().is_none_or(|speaking| self.say_for_task(speaking)),
+            Ok(mut speaking) => {
+                speaking.as_mut().is_none_or(|speaking| self.pass_on(speaking, outbox) || self.say_for_task(speaking))
+            }
             // Whoever has it may have looked before there was something.
             Err(TryLockError::WouldBlock) => PlantedBug::BusyConnectionIsNotWoken.is_planted(),
             Err(TryLockError::Poisoned(_)) => true,

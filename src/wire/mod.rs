@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::catalog::Form;
 use crate::change::{Epoch, Seq};
-use crate::feed::{Content, SeenChange, SourceDoubt, ViewChanges};
+use crate::feed::{Content, MessageKind, SeenChange, SourceDoubt, ViewChanges};
 use crate::proto;
 use crate::summary::Summary;
 
@@ -138,6 +138,21 @@ pub struct Shape {
     pub include_document: bool,
     /// With the old row.
     pub include_old: bool,
+}
+
+/// The number by which events of any table are told from those of a list.
+pub(crate) const TABLE_EVENT: u32 = 103;
+
+impl Shape {
+    /// The kind of a message for this subscription that shows a change, and has nothing else that is its subscriber's own.
+    pub fn message_kind(self, subscription_id: i32) -> MessageKind {
+        let number = match self.form {
+            Form::List(table) => table.event_number,
+            Form::Json(_) => TABLE_EVENT,
+        };
+        let shown = (u64::from(number) << 2) | (u64::from(self.include_document) << 1) | u64::from(self.include_old);
+        MessageKind((shown << 32) | u64::from(subscription_id.cast_unsigned()))
+    }
 }
 
 /// How a subscription stands.

@@ -345,8 +345,9 @@ impl Client {
             reader.counts.clear();
             readers.push(reader);
         }
-        *self.counts.entry("a publisher spoke to a client itself").or_default() +=
-            self.conversation.said_to_publishers();
+        for (state, count) in self.conversation.counts() {
+            *self.counts.entry(state).or_default() += count;
+        }
         // Those that asked to go on and have no answer yet go on elsewhere, too.
         for asked in std::mem::take(&mut self.asked).into_values() {
             match asked {

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use starfeed::feed::Outlet;
+use starfeed::catalog::Form;
+use starfeed::feed::{Outbox, Outlet};
 use starfeed::session::{Session, Step};
+use starfeed::wire::{LiveChanges, ServerMessage, Shape};
 
 /// So much goes to a client that reads nothing.
 const SOCKET_STEPS: usize = 4;
@@ -26,6 +28,8 @@ struct State {
     /// Its connection sleeps, because everything was said.
     rests: bool,
     said_to_publishers: u64,
+    /// Of those, how often the session did not even know.
+    passed_on: u64,
 }
 
 impl Mouth {
@@ -39,10 +43,19 @@ impl Outlet for Mouth {
         self.lock().is_woken = true;
     }
 
-    fn deliver(&self) {
+    fn deliver(&self, outbox: &Outbox) {
         let mut state = self.lock();
         state.is_woken = true;
         if !self.is_direct || !state.rests || state.said.len() >= SOCKET_STEPS {
+            return;
+        }
+        if let Some((kind, changes)) = outbox.pop_plain(usize::MAX, |_, _| true) {
+            let subscription_id = (kind.0 as u32).cast_signed();
+            // The client looks at the changes themselves.
+            let shape = Shape { form: Form::Json(None), include_document: false, include_old: false };
+            let changes = LiveChanges { shape, changes, with_tokens: false, first_number: None };
+            state.said.push_back(Step::Send(ServerMessage::Changes { subscription_id, changes }));
+            state.passed_on += 1;
             return;
         }
         let State { session: Some(session), said, said_to_publishers, .. } = &mut *state else { return };
@@ -101,9 +114,13 @@ impl Conversation {
         step
     }
 
-    /// How many times a publisher was the one it spoke to.
-    pub(super) fn said_to_publishers(&self) -> u64 {
-        self.0.lock().said_to_publishers
+    /// How many times a publisher was the one it spoke to, and how many times it was passed over.
+    pub(super) fn counts(&self) -> [(&'static str, u64); 2] {
+        let state = self.0.lock();
+        [
+            ("a publisher spoke to a client itself", state.said_to_publishers),
+            ("a publisher passed changes on to a client", state.passed_on),
+        ]
     }
 }
 

@@ -163,6 +163,7 @@ impl World {
         "a clock that jumped",
         "a calm",
         "a publisher spoke to a client itself",
+        "a publisher passed changes on to a client",
         "a sync",
         "a resumed sync",
         "a sync of a job that is not there",

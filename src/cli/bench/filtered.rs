@@ -18,6 +18,7 @@ use super::fan_out::{Memory, Plan, Run};
 use super::filters::{Filter, Values, matching};
 use super::frame::Opcode;
 use super::pace::{Drive, Pace};
+use super::page;
 use super::process::Probe;
 use super::sequence::Faults;
 use super::subject::Subject;
@@ -373,6 +374,7 @@ pub(super) async fn run(
     let resident_bytes = || subject.probe.as_ref().map(Probe::resident_bytes).transpose();
     let before_subscribers = resident_bytes()?;
     load.run(Load::subscribe).await?;
+    page::wait_until_live(subject, filters as u64)?;
     let with_subscribers = resident_bytes()?;
     load.run(Load::make_rows).await?;
     for pace in paces.iter().copied() {

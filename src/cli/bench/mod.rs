@@ -17,6 +17,7 @@ mod filters;
 mod frame;
 mod idle;
 mod pace;
+mod page;
 mod pin;
 mod poller;
 mod process;

@@ -1,10 +1,8 @@
 //! Reading a table from its beginning: the scenarios `join` and `snapshot`, in which nothing changes.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -15,6 +13,7 @@ use super::engine::{Answer, Audience, Engine, Nanos, Stop};
 use super::event::{Step, TableStep};
 use super::fan_out::Plan;
 use super::frame::Opcode;
+use super::page;
 use super::subject::Subject;
 use super::usage::{Usage, Used};
 use super::wire::BARE_REPEAT;
@@ -293,38 +292,13 @@ fn pages(subject: &Subject) -> anyhow::Result<Option<(u64, u64)>> {
     if subject.is_bare() {
         return Ok(None);
     }
-    let metrics = metrics(subject.address.authority())?;
-    Ok(counter(&metrics, PAGES_READ).zip(counter(&metrics, PAGES_SHARED)))
-}
-
-fn metrics(authority: &str) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(authority)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).context("/metrics cannot be read")?;
-    Ok(answer)
-}
-
-/// The value of a counter, which may be written with `_total` behind its name.
-fn counter(metrics: &str, name: &str) -> Option<u64> {
-    metrics.lines().find_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        rest.strip_prefix("_total").unwrap_or(rest).strip_prefix(' ')?.trim().parse().ok()
-    })
+    let metrics = page::read(subject.address.authority())?;
+    Ok(page::counter(&metrics, PAGES_READ).zip(page::counter(&metrics, PAGES_SHARED)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_counter_is_found_among_others() {
-        let metrics = "HTTP/1.1 200 OK\r\n\r\n# TYPE starfeed_snapshot_pages_read counter\nstarfeed_snapshot_pages_read_total 12\n\
-                       starfeed_snapshot_pages_read_seconds 5\nstarfeed_snapshot_pages_shared 3\n";
-        assert_eq!((counter(metrics, PAGES_READ), counter(metrics, PAGES_SHARED)), (Some(12), Some(3)));
-        assert_eq!(counter("", PAGES_READ), None);
-    }
 
     fn message(number: u64, event: proto::Event) -> Vec<u8> {
         let event = proto::Event { number: Some(number), ..event };

@@ -6,14 +6,13 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use crate::catalog::{CatalogTable, Form, Shown};
 use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Row};
-use crate::feed::{Content, MessageKind, Piece, Published};
+use crate::feed::{Content, Piece, Published};
 use crate::proto::{self, subscription_state, table_key};
 use crate::row_problems::RowProblems;
-use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind};
+use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
 const EVENT_SUBSCRIPTION_ID: u32 = 1;
-const EVENT_TABLE_EVENT: u32 = 103;
 const BODY_EVENT_TYPE: u32 = 1;
 const LIST_EVENT_NEW: u32 = 4;
 const LIST_EVENT_OLD: u32 = 5;
@@ -59,7 +58,7 @@ pub(super) fn encode_changes(
 ) {
     let LiveChanges { shape, changes, with_tokens, first_number } = changes;
     let plain = (changes.has_many_subscribers() && !with_tokens && first_number.is_none())
-        .then(|| plain_kind(subscription_id, *shape));
+        .then(|| shape.message_kind(subscription_id));
     for (change, at) in changes.left().iter().zip(0..) {
         let shown = Source { content: Shows::Change(change.published(), change.kind()), problems };
         let token = change.token().filter(|_| *with_tokens);
@@ -77,18 +76,6 @@ pub(super) fn encode_changes(
             None => out.put(encode),
         }
     }
-}
-
-/// The kind of a message without what is its subscriber's own, but for the number of the subscription, which most have in
-/// common.
-fn plain_kind(subscription_id: i32, shape: Shape) -> MessageKind {
-    let Shape { form, include_document, include_old } = shape;
-    let number = match form {
-        Form::List(table) => table.event_number,
-        Form::Json(_) => EVENT_TABLE_EVENT,
-    };
-    let shown = (u64::from(number) << 2) | (u64::from(include_document) << 1) | u64::from(include_old);
-    MessageKind((shown << 32) | u64::from(subscription_id.cast_unsigned()))
 }
 
 fn encode_row(
@@ -231,7 +218,7 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
             ],
         },
         Form::Json(_) => Body {
-            number: EVENT_TABLE_EVENT,
+            number: TABLE_EVENT,
             kind,
             fields: source.key(),
             rows: [

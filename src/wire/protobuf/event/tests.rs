@@ -191,7 +191,7 @@ fn no_two_kinds_of_messages_are_taken_for_each_other() {
     for subscription_id in [0, 1, -1, i32::MAX] {
         for (form, shown) in forms.iter().flat_map(|form| (0..4).map(move |shown| (form, shown))) {
             let shape = Shape { form: *form, include_document: shown & 1 == 1, include_old: shown & 2 == 2 };
-            assert!(kinds.insert(plain_kind(subscription_id, shape).0), "{subscription_id} {shape:?}");
+            assert!(kinds.insert(shape.message_kind(subscription_id).0), "{subscription_id} {shape:?}");
         }
     }
 }

@@ -1,0 +1,68 @@
+//! What a server says of itself on its page of metrics.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::board::PATIENCE;
+use super::subject::Subject;
+
+const LIVE: &str = "starfeed_subscriptions_live";
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LIVE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Waits until `count` subscriptions are live: until then each has to read what changes by itself.
+pub(super) fn wait_until_live(subject: &Subject, count: u64) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while live(&read(subject.address.authority())?) < count {
+        ensure!(begin.elapsed() < LIVE_TIMEOUT, "not all subscriptions are live after {} s", LIVE_TIMEOUT.as_secs());
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    Ok(())
+}
+
+/// The page.
+pub(super) fn read(authority: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(authority)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("/metrics cannot be read")?;
+    Ok(answer)
+}
+
+/// The value of a counter, which may be written with `_total` behind its name.
+pub(super) fn counter(metrics: &str, name: &str) -> Option<u64> {
+    metrics.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.strip_prefix("_total").unwrap_or(rest).strip_prefix(' ')?.trim().parse().ok()
+    })
+}
+
+/// The subscriptions that are live, of all tables.
+fn live(metrics: &str) -> u64 {
+    let labelled = metrics.lines().filter_map(|line| line.strip_prefix(LIVE)?.strip_prefix('{')?.split_once("} "));
+    labelled.filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_among_others() {
+        let metrics = "HTTP/1.1 200 OK\r\n\r\n# TYPE starfeed_snapshot_pages_read counter\nstarfeed_snapshot_pages_read_total 12\n\
+                       starfeed_snapshot_pages_read_seconds 5\nstarfeed_snapshot_pages_shared 3\n";
+        assert_eq!(counter(metrics, "starfeed_snapshot_pages_read"), Some(12));
+        assert_eq!(counter(metrics, "starfeed_snapshot_pages_shared"), Some(3));
+        assert_eq!(counter("", "starfeed_snapshot_pages_read"), None);
+    }
+
+    #[test]
+    fn the_live_ones_of_all_tables_count() {
+        let metrics = "# TYPE starfeed_subscriptions_live gauge\nstarfeed_subscriptions_live{table=\"policy\"} 7\nstarfeed_subscriptions_live{table=\"schedule\"} 5\nstarfeed_subscriptions 99\n";
+        assert_eq!(live(metrics), 12);
+    }
+}
