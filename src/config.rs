@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use crate::crawler::{Crawler, CrawlerLimits};
-use crate::feed::FeedLimits;
+use crate::feed::{FeedLimits, PagesLimits};
 use crate::matcher::FilterLimits;
 use crate::session::SessionLimits;
 use crate::source::rethinkdb::reql::{Address, Password};
@@ -161,6 +161,10 @@ limits! {
     page_rows = 500;
     /// Bytes that a subscription reads at a time while it is behind.
     page_bytes = 131_072;
+    /// Bytes of pages and of past changes that are kept in memory for other subscriptions that are as far behind.
+    shared_bytes = 33_554_432;
+    /// Seconds that they are kept without a use; a snapshot may have begun so long before a subscription joins it.
+    shared_seconds = 2;
     /// Bytes of the text of a filter.
     filter_bytes = 1_024;
     /// What trying one row against a filter may cost at worst, in comparisons; a dearer filter is refused.
@@ -244,13 +248,19 @@ impl Limits {
 
     /// Bounds of sessions.
     pub fn session(&self) -> SessionLimits {
+        let page = PageBudget { items: size(self.page_rows), bytes: size(self.page_bytes) };
         SessionLimits {
             requests: size(self.requests_in_flight),
             request_bytes: size(self.request_bytes),
             row_bytes: size(self.row_bytes),
             answer_bytes: size(self.answer_bytes),
             import_bytes: size(self.import_bytes),
-            page: PageBudget { items: size(self.page_rows), bytes: size(self.page_bytes) },
+            page,
+            pages: PagesLimits {
+                bytes: size(self.shared_bytes),
+                kept_ms: self.shared_seconds.saturating_mul(1000),
+                range: page,
+            },
             filters: FilterLimits { text_bytes: size(self.filter_bytes), cost_max: self.filter_cost },
         }
     }

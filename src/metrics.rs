@@ -70,6 +70,16 @@ metrics! {
     coalesced: Counter = "changes_coalesced";
     /// How often a view was found to differ from what its subscribers were sent; it never should be.
     divergences: Counter = "divergences";
+    /// Pages that were read, for subscriptions that are behind.
+    pages_read: Counter = "pages_read";
+    /// Pages that were there because another subscription stood at the same place.
+    pages_shared: Counter = "pages_shared";
+    /// Ranges of the logs of tables that were read from the store.
+    log_ranges_read: Counter = "log_ranges_read";
+    /// Ranges of the logs of tables that were there because another subscription had needed them.
+    log_ranges_shared: Counter = "log_ranges_shared";
+    /// Bytes of pages and ranges of logs that are kept for others who may need them.
+    shared_bytes: Gauge = "shared_bytes";
     /// Bytes of changes and rows that wait for connections.
     waiting_bytes: Gauge = "waiting_bytes";
     /// Times a row could not be shown, or only in part.

@@ -71,6 +71,14 @@ pub enum PlantedBug {
     BellRingsForTheFirstChangeOnly,
     /// Job status does not tell that a job is gone.
     StatusForgetsDeletions,
+    /// A page for one filter is sent to those of another one.
+    PageFitsAnyFilter,
+    /// A page of a snapshot is sent to all who have come up to its first key, whatever they have seen of the rows before it.
+    PageFitsAnyPosition,
+    /// Whoever has missed too much begins anew with a page from before that.
+    OldPagesAreGoodEnough,
+    /// A range of the log that ends where the next one begins claims all that was read for it.
+    LogRangeClaimsMoreThanItHas,
     /// That a subscription is level with its feed is seen under the lock, and made so under another one.
     LiveIsDecidedUnlocked,
     /// A connection is woken before that is in its outbox for which it is woken.
@@ -85,7 +93,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All that show where one thing happens after the other.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 38] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -120,6 +128,10 @@ impl PlantedBug {
         Self::JobEndsBeforeItsItems,
         Self::BellRingsForTheFirstChangeOnly,
         Self::StatusForgetsDeletions,
+        Self::PageFitsAnyFilter,
+        Self::PageFitsAnyPosition,
+        Self::OldPagesAreGoodEnough,
+        Self::LogRangeClaimsMoreThanItHas,
     ];
 
     /// Those that show only where two things happen at the same time.

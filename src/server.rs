@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -236,6 +236,7 @@ impl Server {
                 store,
                 source,
                 clock,
+                began: Instant::now(),
                 crawler,
                 limits: limits.websocket(),
                 shutdown,
@@ -254,6 +255,7 @@ impl Server {
     /// Serves connections of `listener` until `shutdown`, then ends them, commits what was handed in, and returns.
     pub async fn run(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let tracker = self.tracker;
+        task::spawn(&tracker, forget_pages(Arc::clone(&self.connection)));
         let acceptor = Acceptor {
             permits: Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS))),
             connection: Arc::clone(&self.connection),
@@ -285,6 +287,26 @@ impl Server {
         let writer = self.writer;
         if tokio::time::timeout_at(deadline, task::blocking(move || writer.join())).await.is_err() {
             tracing::warn!("the disk did not take all writes in time; those that were not answered may be lost");
+        }
+    }
+}
+
+/// How often pages are looked through for those that nobody has used for a while.
+const FORGET_PERIOD: Duration = Duration::from_secs(1);
+
+/// Gives back the memory of pages that nobody needs any more, until the server stops: nobody else may come who would.
+async fn forget_pages(connection: Arc<ConnectionContext>) {
+    let mut ticks = interval(FORGET_PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            // The end comes first. Nothing is lost with a tick.
+            biased;
+            () = connection.shutdown.cancelled() => return,
+            _ = ticks.tick() => {
+                let now_ms = u64::try_from(connection.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                connection.session.pages.tick(now_ms);
+            }
         }
     }
 }
@@ -444,6 +466,7 @@ impl Guest {
             metrics.source_level.get_or_create(&labels).set(i64::from(source == SourceState::Level));
         }
         metrics.waiting_bytes.set(gauge(waiting.bytes() as u64));
+        metrics.shared_bytes.set(gauge(session.pages.bytes() as u64));
         metrics.store_position.set(gauge(store.position().seq.0));
         metrics.store_log_bytes.set(gauge(store.log_bytes()));
         let status = &self.writer_status;

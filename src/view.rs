@@ -76,7 +76,7 @@ pub(crate) fn canonical_id(text: &str) -> Result<Uuid, &'static str> {
 }
 
 /// Something in the rows of a table that no subscriber may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret {
     /// The names of members from the outermost; `*` is every element of a list.
     pub path: &'static [&'static str],
@@ -85,7 +85,7 @@ pub struct Secret {
 }
 
 /// What of a value is secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecretKind {
     /// All of it: the member is left out.
     Whole,

@@ -5,17 +5,19 @@
 //! pages. After each page a client holds exactly the rows of its view up to the page's last key, as of the page's position.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::{Published, ViewChange};
+use super::log_ranges::{LogPart, LogRanges};
+use super::pages::PageRequest;
+use super::{Counted, Published, SnapshotRow, ViewChange, Waiting};
 use crate::change::{Change, ChangeKind, Key, Row, Seq};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
-use crate::store::{ChangePage, PageBudget, Snapshot, StoreError};
-use crate::view::{View, redacted};
+use crate::store::{PageBudget, Snapshot, StoreError};
+use crate::view::View;
 
 /// How far a subscription that is behind has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cursor {
     /// In the snapshot.
     Snapshot {
@@ -24,6 +26,17 @@ pub enum Cursor {
     },
     /// Behind the snapshot: everything up to here was sent.
     After(Seq),
+}
+
+impl Cursor {
+    /// Everything up to here is in what was sent, of the rows that were.
+    pub fn position(&self) -> Seq {
+        match self {
+            Self::Snapshot { sent: None } => Seq::ZERO,
+            Self::Snapshot { sent: Some((_, at)) } => *at,
+            Self::After(after) => *after,
+        }
+    }
 }
 
 /// What a page may hold, and what may be looked at to fill it.
@@ -51,15 +64,49 @@ impl CatchUpBudget {
 pub struct PageItem {
     /// A row or a change.
     pub content: Content,
+    reached: Reached,
+}
+
+/// How far a subscription has come with an item.
+#[derive(Clone, Debug)]
+enum Reached {
+    /// Nobody could go on from there.
+    Nowhere,
+    /// Up to this row, whose key need not be kept twice.
+    Row(Seq),
+    Cursor(Cursor),
+}
+
+impl PageItem {
     /// How far the subscription has come with it; `None` where nobody could go on from there.
-    pub cursor: Option<Cursor>,
+    pub fn cursor(&self) -> Option<Cursor> {
+        match (&self.reached, &self.content) {
+            (Reached::Cursor(cursor), _) => Some(cursor.clone()),
+            (Reached::Row(at), Content::Row(row)) => {
+                Some(Cursor::Snapshot { sent: Some((row.row().key.clone(), *at)) })
+            }
+            (Reached::Nowhere | Reached::Row(_), _) => None,
+        }
+    }
+
+    /// Whether not all rows are there with it.
+    pub fn is_in_snapshot(&self) -> bool {
+        matches!(self.reached, Reached::Row(_) | Reached::Cursor(Cursor::Snapshot { .. }))
+    }
+
+    fn size(&self) -> usize {
+        match &self.content {
+            Content::Row(row) => row.row().size(),
+            Content::Change(change) => change.published().size(),
+        }
+    }
 }
 
 /// A row or a change. Nothing in it is secret.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A row of the snapshot.
-    Row(Row),
+    Row(Arc<SnapshotRow>),
     /// A change.
     Change(SeenChange),
 }
@@ -91,36 +138,60 @@ impl SeenChange {
     }
 }
 
-/// A page for a subscription that is behind.
-#[derive(Clone, Debug)]
+/// A page for subscriptions that are behind: for one, or for all that stand at the same place.
+#[derive(Debug)]
 pub struct Page {
     /// What to send, in order.
     pub items: Vec<PageItem>,
     /// Where the subscription is after it.
     pub cursor: Cursor,
+    bytes: usize,
+    held: Mutex<Weak<Counted>>,
+}
+
+impl Page {
+    fn new(items: Vec<PageItem>, cursor: Cursor) -> Arc<Self> {
+        let bytes = items.iter().map(PageItem::size).sum();
+        Arc::new(Self { items, cursor, bytes, held: Mutex::default() })
+    }
+
+    /// The bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts its bytes as `waiting` for as long as anybody holds what this returns: once, however many do.
+    pub fn hold(&self, waiting: &Arc<Waiting>) -> Arc<Counted> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.upgrade().unwrap_or_else(|| {
+            let counted = Arc::new(Counted::new(self.bytes, waiting));
+            *held = Arc::downgrade(&counted);
+            counted
+        })
+    }
 }
 
 /// The next page, or why there is none.
 #[derive(Clone, Debug)]
 pub enum CatchUp {
     /// Go on with this.
-    Page(Page),
+    Page(Arc<Page>),
     /// Retention has removed changes that the subscription still needs.
     Trimmed,
 }
 
-/// Reads the page that follows `cursor`.
-pub fn read_page(
+/// Reads the page of `request`; what others have read of the log is taken from `log`.
+pub(super) fn read_page(
     snapshot: &Snapshot,
-    view: &View,
-    cursor: &Cursor,
-    budget: CatchUpBudget,
+    request: &PageRequest,
+    log: &LogRanges,
     metrics: &Metrics,
 ) -> Result<CatchUp, StoreError> {
-    let reader = Reader { snapshot, view, budget, metrics };
+    let PageRequest { view, cursor, budget, .. } = request;
+    let reader = Reader { snapshot, view, budget: *budget, log, metrics };
     match cursor {
         Cursor::After(after) => reader.log_page(*after),
-        Cursor::Snapshot { sent: None } => reader.rows(None, Vec::new()).map(CatchUp::Page),
+        Cursor::Snapshot { sent: None } => reader.rows(None, Vec::new()),
         Cursor::Snapshot { sent: Some((last_key, at)) } => reader.later_rows(last_key, *at),
     }
 }
@@ -136,6 +207,7 @@ struct Reader<'a> {
     snapshot: &'a Snapshot,
     view: &'a View,
     budget: CatchUpBudget,
+    log: &'a LogRanges,
     metrics: &'a Metrics,
 }
 
@@ -148,7 +220,8 @@ impl Reader<'_> {
         // A complete read brings the subscription to the snapshot's position, even where the newest changes are of other tables.
         let reached = reached.unwrap_or_else(|| self.snapshot.position().seq.max(after));
         let (coalesce, end) = (self.budget.coalesce, Cursor::After(reached));
-        Ok(CatchUp::Page(page_of(self.view, changes, coalesce, Cursor::After, end, self.metrics)))
+        let items = items_of(self.view, changes, coalesce, Cursor::After, &end, self.metrics);
+        Ok(CatchUp::Page(Page::new(items, end)))
     }
 
     fn later_rows(&self, last_key: &Key, at: Seq) -> Result<CatchUp, StoreError> {
@@ -160,32 +233,30 @@ impl Reader<'_> {
         let upto = |seq| Cursor::Snapshot { sent: Some((last_key.clone(), seq)) };
         let position = self.snapshot.position().seq;
         let end = upto(reached.unwrap_or(position));
-        let page = page_of(self.view, changes, self.budget.coalesce, upto, end, self.metrics);
+        let items = items_of(self.view, changes, self.budget.coalesce, upto, &end, self.metrics);
         if reached.is_some() {
-            return Ok(CatchUp::Page(page));
+            return Ok(CatchUp::Page(Page::new(items, end)));
         }
-        let mut page = self.rows(Some(last_key), page.items)?;
-        if let (true, Cursor::After(after)) = (PlantedBug::SnapshotKeepsFirstPosition.is_planted(), &mut page.cursor) {
-            *after = at;
-        }
-        Ok(CatchUp::Page(page))
+        self.rows(Some((last_key, at)), items)
     }
 
     /// The changes after `after` to keys that are `wanted`, and the last one looked at unless those were all. `None` where
     /// retention has removed some of them.
     fn changes(&self, after: Seq, wanted: impl Fn(&Key) -> bool) -> Result<Option<Found>, StoreError> {
+        let CatchUpBudget { page: budget, coalesce } = self.budget;
+        let position = self.snapshot.position().seq;
         let mut found = Found { changes: Vec::new(), reached: Some(after) };
         let mut from = after;
-        for _ in 0..SCANNED_PAGES {
-            let (changes, complete) = match self.snapshot.changes_after(&self.view.table, from, self.budget.page)? {
-                ChangePage::Trimmed => return Ok(None),
-                ChangePage::Changes { changes, complete } => (changes, complete),
-            };
-            from = changes.last().map_or(from, |last| last.seq);
-            found.reached = (!complete).then_some(from);
-            let changes = changes.into_iter().filter(|change| wanted(&change.key));
-            found.changes.extend(changes.map(|change| Published::new(change, self.view.secrets)));
-            if self.budget.coalesce {
+        let (mut scanned, mut scanned_bytes) = (0, 0);
+        loop {
+            let part = self.log.after(self.snapshot, self.view, from, budget, self.metrics)?;
+            let Some(LogPart { changes, reached }) = part else { return Ok(None) };
+            from = reached;
+            found.reached = (reached < position).then_some(reached);
+            scanned += changes.len();
+            scanned_bytes += changes.iter().map(|published| published.size()).sum::<usize>();
+            found.changes.extend(changes.into_iter().filter(|published| wanted(&published.change().key)));
+            if coalesce {
                 // Before the filter looks at them: together, changes may bring a row into the view that none does alone.
                 found.changes = coalesced(found.changes, self.metrics);
             } else {
@@ -194,44 +265,58 @@ impl Reader<'_> {
                     .retain(|published| self.view.kind(published.change(), &self.metrics.row_problems).is_some());
             }
             let bytes: usize = found.changes.iter().map(|published| published.size()).sum();
-            if complete || bytes >= self.budget.page.bytes || found.changes.len() >= self.budget.page.items {
-                break;
+            // Whoever begins in the middle of a range ends where it ends, and goes on like all the others: a page that is half
+            // full is not filled up.
+            let (enough_bytes, enough) = if coalesce {
+                (budget.bytes, budget.items)
+            } else {
+                (budget.bytes.div_ceil(2), budget.items.div_ceil(2))
+            };
+            let is_full = bytes >= enough_bytes || found.changes.len() >= enough;
+            let has_scanned_enough = scanned >= budget.items.saturating_mul(SCANNED_PAGES)
+                || scanned_bytes >= budget.bytes.saturating_mul(SCANNED_PAGES);
+            if found.reached.is_none() || is_full || has_scanned_enough {
+                return Ok(Some(found));
             }
         }
-        Ok(Some(found))
     }
 
-    /// The rows that follow `last_key`, behind `items`.
-    fn rows(&self, last_key: Option<&Key>, mut items: Vec<PageItem>) -> Result<Page, StoreError> {
+    /// The rows that follow those that were `sent`, behind `items`.
+    fn rows(&self, sent: Option<(&Key, Seq)>, mut items: Vec<PageItem>) -> Result<CatchUp, StoreError> {
         let position = self.snapshot.position().seq;
-        let mut last_key = last_key.cloned();
+        let mut last_key = sent.map(|(last_key, _)| last_key.clone());
         for _ in 0..SCANNED_PAGES {
             let page = self.snapshot.rows_after(&self.view.table, last_key.as_ref(), self.budget.page)?;
             let skipped = usize::from(last_key.is_some() && PlantedBug::SnapshotPageSkipsARow.is_planted());
             last_key = page.rows.last().map(|row| row.key.clone()).or(last_key);
             items.extend(page.rows.into_iter().skip(skipped).filter_map(|row| self.row_item(row, position)));
             if page.complete || last_key.is_none() {
-                return Ok(Page { items, cursor: Cursor::After(position) });
+                let after = match sent {
+                    Some((_, at)) if PlantedBug::SnapshotKeepsFirstPosition.is_planted() => at,
+                    _ => position,
+                };
+                return Ok(CatchUp::Page(Page::new(items, Cursor::After(after))));
             }
             if !items.is_empty() {
                 break;
             }
         }
         let sent = last_key.map(|key| (key, position));
-        Ok(Page { items, cursor: Cursor::Snapshot { sent } })
+        Ok(CatchUp::Page(Page::new(items, Cursor::Snapshot { sent })))
     }
 
-    fn row_item(&self, mut row: Row, position: Seq) -> Option<PageItem> {
-        row.document = redacted(&row.document, self.view.secrets);
-        if !self.view.contains(&row.key, &row.document, &self.metrics.row_problems) {
+    fn row_item(&self, row: Row, position: Seq) -> Option<PageItem> {
+        let row = SnapshotRow::new(row, self.view.secrets);
+        let Row { key, document, .. } = row.row();
+        if !self.view.contains(key, document, &self.metrics.row_problems) {
             return None;
         }
-        let cursor = if PlantedBug::TokenBeforeTheSnapshotEnds.is_planted() {
-            Cursor::After(position)
+        let reached = if PlantedBug::TokenBeforeTheSnapshotEnds.is_planted() {
+            Reached::Cursor(Cursor::After(position))
         } else {
-            Cursor::Snapshot { sent: Some((row.key.clone(), position)) }
+            Reached::Row(position)
         };
-        Some(PageItem { content: Content::Row(row), cursor: Some(cursor) })
+        Some(PageItem { content: Content::Row(row), reached })
     }
 }
 
@@ -257,35 +342,36 @@ impl Replay {
     }
 
     /// The page.
-    pub fn page(self, metrics: &Metrics) -> Page {
+    pub fn page(self, metrics: &Metrics) -> Arc<Page> {
         let changes = if self.coalesce { coalesced(self.changes, metrics) } else { self.changes };
-        page_of(&self.view, changes, self.coalesce, Cursor::After, Cursor::After(self.end), metrics)
+        let end = Cursor::After(self.end);
+        Page::new(items_of(&self.view, changes, self.coalesce, Cursor::After, &end, metrics), end)
     }
 }
 
-/// The page that `changes` make for `view`.
-fn page_of(
+/// The items that `changes` make for `view`, in a page that leads to `end`.
+fn items_of(
     view: &View,
     changes: Vec<Arc<Published>>,
     coalesce: bool,
     cursor_at: impl Fn(Seq) -> Cursor,
-    end: Cursor,
+    end: &Cursor,
     metrics: &Metrics,
-) -> Page {
+) -> Vec<PageItem> {
     let has_cursors = !coalesce || PlantedBug::CoalescedChangesHaveTokens.is_planted();
     let mut items: Vec<PageItem> = changes
         .into_iter()
         .filter_map(|published| {
             let kind = view.kind(published.change(), &metrics.row_problems)?;
             // Between coalesced changes a client holds what never was: some rows are newer than others.
-            let cursor = has_cursors.then(|| cursor_at(published.seq()));
-            Some(PageItem { content: Content::Change(SeenChange::Replayed(published, kind)), cursor })
+            let reached = if has_cursors { Reached::Cursor(cursor_at(published.seq())) } else { Reached::Nowhere };
+            Some(PageItem { content: Content::Change(SeenChange::Replayed(published, kind)), reached })
         })
         .collect();
     if let (true, Some(last)) = (coalesce, items.last_mut()) {
-        last.cursor = Some(end.clone());
+        last.reached = Reached::Cursor(end.clone());
     }
-    Page { items, cursor: end }
+    items
 }
 
 /// The newest change of each row, each as if it had been the only one since the first. A row that came and went is left out.

@@ -1,13 +1,17 @@
 //! One feed per table that has had subscribers: it takes each committed change once and hands it to every one of them.
 //!
 //! A subscriber is *live* when the feed hands it changes as they come; before that, and whenever its outbox overflows, it
-//! is *behind* and catches up by itself ([`read_page`]), from the snapshot, the log and at last the feed's own
+//! is *behind* and catches up page by page ([`Pages`]), from the snapshot, the log and at last the feed's own
 //! window of recent changes. [`Attachment::advance`] is the one door from behind to live.
 
 mod bells;
 mod catch_up;
+mod counted;
+mod log_ranges;
 mod outbox;
+mod pages;
 mod published;
+mod shelf;
 mod source_state;
 pub(crate) mod sync;
 mod views;
@@ -19,9 +23,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use bells::Bells;
-pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange, read_page};
+pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange};
+pub use counted::Counted;
 pub use outbox::{Delivery, Outbox, Outlet, ViewChanges, Waiting};
-pub use published::{MessageKind, Piece, Published, ViewChange};
+pub use pages::{Asked, PageRequest, PageResult, Pages, PagesLimits, SharedPage, SharedResult, UnreadPage};
+pub use published::{MessageKind, Piece, Published, SnapshotRow, ViewChange};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
 use sync::{Mutex, MutexGuard};

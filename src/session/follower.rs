@@ -1,11 +1,13 @@
 //! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::collector::Collector;
 use crate::change::Seq;
 use crate::feed::{
-    CatchUpBudget, Content, Cursor, MessageKind, PageItem, SeenChange, SourceDoubt, Standing, ViewChanges,
+    CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, SeenChange, SourceDoubt, Standing, ViewChanges,
 };
 use crate::store::{PageBudget, Store};
 use crate::subscription::{self, Subscription};
@@ -51,6 +53,12 @@ pub(super) struct Follower {
     summary: Summary,
     /// That was counted here from the first row on, and does not go on from what a token says.
     is_counted: bool,
+    /// The change that the first page of a snapshot has to contain.
+    at_least: Seq,
+    /// The newest change of the store when the client asked. With READY it holds everything up to there.
+    asked_at: Seq,
+    /// All rows were sent, and the client is yet to be told.
+    pub(super) owes_ready: bool,
     /// The number of the last event.
     number: u64,
     /// When the next heartbeat is due, in milliseconds of the session's clock.
@@ -88,6 +96,9 @@ impl Follower {
             is_counted: place == Cursor::Snapshot { sent: None },
             place: Some(place),
             summary,
+            at_least: Seq::ZERO,
+            asked_at: Seq::ZERO,
+            owes_ready: false,
             number: 0,
             heartbeat_due_ms: wishes.heartbeat_ms.map(|interval_ms| now_ms.saturating_add(interval_ms)),
             heartbeat_waits: false,
@@ -99,6 +110,11 @@ impl Follower {
     /// The same, whose events are made by `collector`.
     pub(super) fn with_collector(self, collector: Box<dyn Collector>) -> Self {
         Self { collector: Some(collector), ..self }
+    }
+
+    /// Its client has asked when the store was at `asked_at`, and knows of all changes up to `known`.
+    pub(super) fn begin(&mut self, asked_at: Seq, known: Seq) {
+        (self.asked_at, self.at_least) = (asked_at, known);
     }
 
     /// How far it is, for whoever watches.
@@ -116,6 +132,11 @@ impl Follower {
 
     /// What its client holds counts no more: it begins with all rows.
     pub(super) fn start_anew(&mut self) {
+        if let Progress::Behind(cursor) = &self.progress {
+            // Changes behind that place are gone: no page leads from it to here.
+            self.at_least = self.at_least.max(cursor.position().next());
+        }
+        self.owes_ready = false;
         let place = Cursor::Snapshot { sent: None };
         self.progress = Progress::Behind(place.clone());
         self.place = Some(place);
@@ -142,7 +163,7 @@ impl Follower {
         is_plain.then(|| shape.message_kind(subscription_id))
     }
 
-    /// A page has ended at `cursor`. Says whether that was the last one of the snapshot.
+    /// A page has ended at `cursor`. Says whether its client holds all rows with it, as they were when it asked.
     pub(super) fn end_page(&mut self, cursor: Cursor) -> bool {
         let was_in_snapshot = matches!(self.progress, Progress::Behind(Cursor::Snapshot { .. }));
         let is_complete = was_in_snapshot && matches!(cursor, Cursor::After(_));
@@ -151,7 +172,12 @@ impl Follower {
         if let Some(collector) = self.collector.as_mut().filter(|_| is_complete) {
             collector.ready();
         }
-        is_complete
+        self.owes_ready |= is_complete;
+        // The snapshot may have begun before, with somebody else.
+        let is_ready = self.owes_ready
+            && matches!(self.progress, Progress::Behind(Cursor::After(after)) if after >= self.asked_at);
+        self.owes_ready &= !is_ready;
+        is_ready
     }
 
     /// It was handed everything up to `at`, and its view there is `summary`.
@@ -165,22 +191,34 @@ impl Follower {
         CatchUpBudget { page, coalesce: self.wishes.coalesce }
     }
 
+    /// What it needs when it has come up to `cursor`.
+    pub(super) fn page_request(&self, cursor: Cursor, page: PageBudget) -> PageRequest {
+        let (view, budget) = (Arc::clone(self.subscription.view()), self.budget(page));
+        PageRequest { view, cursor, budget, at_least: self.at_least }
+    }
+
     /// The event for an item of a page, unless it is only collected.
-    pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Option<Event> {
+    pub(super) fn page_event(&mut self, item: &PageItem, sealing: &Sealing) -> Option<Event> {
         match &item.content {
-            Content::Row(row) => self.summary.add(&row.key, row.version),
+            Content::Row(row) => self.summary.add(&row.row().key, row.row().version),
             Content::Change(change) => change.published().apply(change.kind(), &mut self.summary),
         }
-        self.place = item.cursor;
+        // Only a token names a place in the middle of a snapshot.
+        self.place = if self.wishes.tokens || !item.is_in_snapshot() {
+            item.cursor()
+        } else {
+            Some(Cursor::Snapshot { sent: None })
+        };
         if let Some(collector) = &mut self.collector {
             match &item.content {
-                Content::Row(row) => collector.row(row),
+                Content::Row(row) => collector.row(row.row()),
                 Content::Change(change) => collector.change(change),
             }
             return None;
         }
         let token = self.token(sealing);
-        Some(self.event(News::Row { shape: self.wishes.shape, content: item.content }, token))
+        let (shape, content) = (self.wishes.shape, item.content.clone());
+        Some(self.event(News::Row { shape, content }, token))
     }
 
     /// The events for changes that the feed handed over, unless they are only collected.

@@ -4,41 +4,48 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::Read;
-use super::counted::Counted;
 use super::follower::{Follower, Progress, Sealing};
+use super::{Read, Share, Work};
+use crate::change::Seq;
 use crate::feed::{
-    Advance, CatchUp, Content, Cursor, Delivery, Outbox, Page, PageItem, Replay, SourceState, SubscriptionId, Waiting,
+    Advance, Asked, CatchUp, Counted, Cursor, Delivery, Outbox, Page, PageItem, PageResult, Pages, Replay, SourceState,
+    SubscriptionId, Waiting,
 };
 use crate::metrics::Metrics;
-use crate::store::{PageBudget, StoreError};
+use crate::store::PageBudget;
 use crate::subscription::{self, Listing, Subject};
 use crate::wire::{End, Event, News, ResetReason, ServerMessage, StateKind};
 
 /// Changes of a subscription that are taken from the outbox at a time: enough for one write to the socket.
 const TAKEN_BYTES: usize = 16 * 1024;
 
-/// A page may have so much even where nothing more may wait: subscriptions that are behind must come on.
+/// A page has so little where not much more may wait: subscriptions that are behind must come on.
 const PAGE_BYTES_MIN: usize = 4 * 1024;
 
 /// What a subscription that is behind is being sent.
 #[derive(Debug)]
 struct OpenPage {
     subscription_id: i32,
-    items: VecDeque<PageItem>,
-    cursor: Cursor,
-    _counted: Counted,
+    page: Arc<Page>,
+    /// Items of it that were sent.
+    sent: usize,
+    _counted: Arc<Counted>,
 }
 
 impl OpenPage {
-    fn new(subscription_id: i32, page: Page, waiting: &Arc<Waiting>) -> Self {
-        let size = |item: &PageItem| match &item.content {
-            Content::Row(row) => row.size(),
-            Content::Change(change) => change.published().size(),
-        };
-        let bytes = page.items.iter().map(size).sum();
-        let Page { items, cursor } = page;
-        Self { subscription_id, items: items.into(), cursor, _counted: Counted::new(bytes, waiting) }
+    fn new(subscription_id: i32, page: Arc<Page>, waiting: &Arc<Waiting>) -> Self {
+        Self { subscription_id, sent: 0, _counted: page.hold(waiting), page }
+    }
+
+    fn next(&mut self) -> Option<&PageItem> {
+        let item = self.page.items.get(self.sent)?;
+        self.sent += 1;
+        Some(item)
+    }
+
+    /// Whether its middle was reached with the last item.
+    fn is_in_the_middle(&self) -> bool {
+        self.sent == self.page.items.len().div_ceil(2)
     }
 }
 
@@ -56,7 +63,10 @@ pub(super) struct Followers {
     sealing: Arc<Sealing>,
     metrics: Arc<Metrics>,
     listing: Arc<Listing>,
+    pages: Arc<Pages>,
     now_ms: u64,
+    /// The newest change that the client knows of because it has made it.
+    written: Seq,
     /// Subscriptions with a collector.
     collecting: BTreeSet<i32>,
     /// How many subscriptions have heartbeats.
@@ -70,8 +80,8 @@ pub(super) struct Followers {
     reading: Option<Reading>,
     /// The changes of the page that is wanted, if they are in memory.
     replay: Option<Replay>,
-    /// What the page that is being read may hold.
-    reserved: Option<Counted>,
+    /// The page behind the open one is wanted soon.
+    wants_next_page: bool,
     /// What clients are to be told before anything else.
     announced: VecDeque<(i32, StateKind)>,
     /// Ended by the server; their clients are yet to be told.
@@ -84,13 +94,16 @@ impl Followers {
         sealing: Arc<Sealing>,
         metrics: Arc<Metrics>,
         listing: Arc<Listing>,
+        pages: Arc<Pages>,
     ) -> Self {
         Self {
             outbox,
             sealing,
             metrics,
             listing,
+            pages,
             now_ms: 0,
+            written: Seq::ZERO,
             collecting: BTreeSet::new(),
             heartbeats: 0,
             by_id: BTreeMap::new(),
@@ -99,7 +112,7 @@ impl Followers {
             page: None,
             reading: None,
             replay: None,
-            reserved: None,
+            wants_next_page: false,
             announced: VecDeque::new(),
             ended: VecDeque::new(),
         }
@@ -122,6 +135,7 @@ impl Followers {
         }
         let subject = Subject::View(Arc::clone(follower.subscription.view()));
         self.listing.add(subscription_id, subject, follower.listed());
+        follower.begin(self.sealing.store.position().seq, self.written);
         let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
         let source = follower.subscription.enter();
         if let (SourceState::Unread { .. }, Progress::Behind(cursor)) = (source, &follower.progress) {
@@ -157,6 +171,11 @@ impl Followers {
             self.replay = None;
         }
         true
+    }
+
+    /// The client knows of a write that has just been done.
+    pub(super) fn wrote(&mut self) {
+        self.written = self.sealing.store.position().seq;
     }
 
     /// Begins the heartbeats that are due at `now_ms`.
@@ -314,14 +333,16 @@ impl Followers {
         let page = self.page.as_mut()?;
         let subscription_id = page.subscription_id;
         let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
-        if let Some(item) = page.items.pop_front() {
-            return follower.page_event(item, &self.sealing).map(|event| (subscription_id, event));
+        if let Some(item) = page.next() {
+            let event = follower.page_event(item, &self.sealing);
+            self.wants_next_page |= page.is_in_the_middle();
+            return event.map(|event| (subscription_id, event));
         }
-        let is_ready = follower.end_page(page.cursor.clone());
+        let is_ready = follower.end_page(page.page.cursor.clone());
         self.listing.note(subscription_id, follower.listed());
         let source = follower.subscription.source();
         self.behind.push_back(subscription_id);
-        self.page = None;
+        (self.page, self.wants_next_page) = (None, false);
         if is_ready {
             self.announce(subscription_id, StateKind::Ready);
         }
@@ -355,6 +376,10 @@ impl Followers {
                 follower.progress = Progress::Live { after };
                 self.listing.note(subscription_id, subscription::Progress::Live);
                 follower.told = None;
+                let is_ready = std::mem::take(&mut follower.owes_ready);
+                if is_ready {
+                    self.announce(subscription_id, StateKind::Ready);
+                }
                 match source.doubt() {
                     Some(_) => self.tell_doubt(subscription_id, source),
                     None => self.announce(subscription_id, StateKind::Live),
@@ -380,32 +405,64 @@ impl Followers {
     }
 
     /// The page that a subscription needs now; its result comes back by [`Followers::page`].
-    pub(super) fn next_read(&mut self, mut page: PageBudget) -> Option<Read> {
+    pub(super) fn next_read(&mut self, page: PageBudget) -> Option<Work> {
         let Some(Reading::Wanted(subscription_id)) = self.reading else {
             return None;
         };
         self.reading = Some(Reading::Running);
         if let Some(replay) = self.replay.take() {
-            return Some(Read::Replay { subscription_id, replay, metrics: Arc::clone(&self.metrics) });
+            let metrics = Arc::clone(&self.metrics);
+            return Some(Work::Read(Read::Replay { subscription_id, replay, metrics }));
         }
         let follower = self.by_id.get(&subscription_id).expect("the read of an ended subscription is not wanted");
         let Progress::Behind(cursor) = &follower.progress else {
             panic!("a live subscription wants to read");
         };
-        page.bytes = page.bytes.min(self.outbox.waiting().room().max(PAGE_BYTES_MIN));
-        self.reserved = Some(Counted::new(page.bytes, self.outbox.waiting()));
-        Some(Read::Page {
-            subscription_id,
-            view: Arc::clone(follower.subscription.view()),
-            cursor: cursor.clone(),
-            budget: follower.budget(page),
-            metrics: Arc::clone(&self.metrics),
+        Some(match self.ask(follower, cursor.clone(), page) {
+            Asked::Shared(page) => Work::Share(Share { subscription_id, page }),
+            Asked::Unread(page) => Work::Read(Read::Page { subscription_id, page }),
         })
     }
 
-    pub(super) fn page(&mut self, subscription_id: i32, result: Result<CatchUp, StoreError>) {
+    /// The page behind the one that is being sent: it is read meanwhile, if nobody has read it yet. It is for all who need it, and
+    /// nobody holds it back for this client.
+    pub(super) fn next_page_ahead(&mut self, budget: PageBudget) -> Option<Read> {
+        if !std::mem::take(&mut self.wants_next_page) {
+            return None;
+        }
+        let OpenPage { subscription_id, page, .. } = self.page.as_ref()?;
+        let cursor @ Cursor::Snapshot { .. } = &page.cursor else { return None };
+        match self.ask(self.by_id.get(subscription_id)?, cursor.clone(), budget) {
+            Asked::Shared(_) => None,
+            Asked::Unread(page) => Some(Read::PageAhead(page)),
+        }
+    }
+
+    /// Only two sizes, full or small: pages that end where those of others end can be shared.
+    fn ask(&self, follower: &Follower, cursor: Cursor, mut budget: PageBudget) -> Asked {
+        self.pages.tick(self.now_ms);
+        let waiting = self.outbox.waiting();
+        let mut request = follower.page_request(cursor, budget);
+        if waiting.room() < budget.bytes {
+            if let Some(shared) = self.pages.shared(&request) {
+                return Asked::Shared(shared);
+            }
+            budget.bytes = budget.bytes.min(PAGE_BYTES_MIN);
+            request.budget.page = budget;
+        }
+        self.pages.ask(request, self.sealing.store.position().seq, waiting)
+    }
+
+    /// The page that was being read is not: it is asked for again.
+    pub(super) fn page_given_up(&mut self, subscription_id: i32) {
+        assert_eq!(self.reading.take(), Some(Reading::Running), "a page was given up that nobody asked for");
+        if self.by_id.contains_key(&subscription_id) {
+            self.behind.push_front(subscription_id);
+        }
+    }
+
+    pub(super) fn page(&mut self, subscription_id: i32, result: PageResult) {
         assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
-        self.reserved = None;
         let Some(follower) = self.by_id.get_mut(&subscription_id) else {
             return;
         };

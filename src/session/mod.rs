@@ -4,7 +4,6 @@
 //! [`Session::next_step`] says, for as long as there is room to send. Requests take effect in the order in which they came; only writes may overlap with writes.
 
 mod collector;
-mod counted;
 mod follower;
 mod followers;
 mod import;
@@ -21,11 +20,11 @@ use followers::Followers;
 use import::Import;
 use requests::{PendingRead, PendingWrite, Request};
 use streams::Streams;
-pub use work::{AskTicket, Question, Read, ReadResult, Reader, Watch, Work, WriteTicket};
+pub use work::{AskTicket, Question, Read, ReadResult, Reader, Share, Watch, Work, WriteTicket};
 
 use crate::catalog::{self, Arrival, Plan, StoredTable};
 use crate::change::Seq;
-use crate::feed::Outbox;
+use crate::feed::{Outbox, Pages, PagesLimits};
 use crate::host::HostFigures;
 use crate::matcher::FilterLimits;
 use crate::metrics::Metrics;
@@ -51,6 +50,8 @@ pub struct SessionLimits {
     pub import_bytes: usize,
     /// What a page for a subscription that is behind may hold.
     pub page: PageBudget,
+    /// Bounds of what is kept for others who are behind.
+    pub pages: PagesLimits,
     /// Bounds of filters.
     pub filters: FilterLimits,
 }
@@ -73,6 +74,8 @@ pub struct SessionContext {
     pub metrics: Arc<Metrics>,
     /// Bounds.
     pub limits: SessionLimits,
+    /// Pages for those who are behind.
+    pub pages: Arc<Pages>,
     writes: Writes,
     sealing: Arc<Sealing>,
     host: Arc<HostFigures>,
@@ -94,7 +97,8 @@ impl SessionContext {
         host: Arc<HostFigures>,
     ) -> Arc<Self> {
         let sealing = Arc::new(Sealing { seal: TokenSeal::new(store.secret()), store: store.clone() });
-        Arc::new(Self { subscriptions, metrics, limits, writes, sealing, host })
+        let pages = Pages::new(limits.pages, Arc::clone(&metrics));
+        Arc::new(Self { subscriptions, metrics, limits, pages, writes, sealing, host })
     }
 }
 
@@ -124,7 +128,7 @@ pub struct Session {
     asking: BTreeMap<AskTicket, i32>,
     import: Option<Import>,
     replies: VecDeque<ServerMessage>,
-    /// The newest time it was told, in milliseconds from any beginning.
+    /// The newest time it was told, in milliseconds from a beginning that is the same for all sessions.
     now_ms: u64,
 }
 
@@ -147,8 +151,9 @@ impl Session {
         let listing = context.subscriptions.directory().list(peer, &outbox);
         let streams = Streams::new(Arc::clone(outbox.waiting()), Arc::clone(&listing));
         let (sealing, metrics) = (Arc::clone(&context.sealing), Arc::clone(&context.metrics));
+        let pages = Arc::clone(&context.pages);
         Self {
-            followers: Followers::new(outbox, sealing, metrics, Arc::clone(&listing)),
+            followers: Followers::new(outbox, sealing, metrics, Arc::clone(&listing), pages),
             streams,
             listing,
             streams_first: true,
@@ -169,7 +174,7 @@ impl Session {
         }
     }
 
-    /// Tells it the time, in milliseconds from any beginning; it may have something to send then.
+    /// Tells it the time, in milliseconds from a beginning that is the same for all sessions; it may have something to send then.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.followers.tick(now_ms);
@@ -215,12 +220,15 @@ impl Session {
                 break;
             }
         }
+        let SessionLimits { page, answer_bytes, .. } = self.context.limits;
+        if let Some(read) = self.followers.next_page_ahead(page) {
+            return Step::Do(Work::Read(read));
+        }
         if let Some(message) = self.next_event() {
             return Step::Send(message);
         }
-        let SessionLimits { page, answer_bytes, .. } = self.context.limits;
-        if let Some(read) = self.followers.next_read(page) {
-            return Step::Do(Work::Read(read));
+        if let Some(work) = self.followers.next_read(page) {
+            return Step::Do(work);
         }
         self.streams.next_work(page, answer_bytes).map_or(Step::Wait, Step::Do)
     }
@@ -244,6 +252,7 @@ impl Session {
     pub fn written(&mut self, ticket: WriteTicket, result: Result<UnitResult, SourceError>) {
         let pending = self.writing.get_mut(&ticket).expect("a write ends once");
         pending.result = Some(result);
+        self.followers.wrote();
         self.respond_to_writes();
     }
 
@@ -256,12 +265,15 @@ impl Session {
     /// The store holds what was written.
     pub fn visible(&mut self, ticket: WriteTicket) {
         self.invisible.remove(&ticket);
+        self.followers.wrote();
     }
 
-    /// The result of a [`Work::Read`].
+    /// The result of a [`Work::Read`] or [`Work::Share`].
     pub fn read(&mut self, result: ReadResult) {
         match result {
             ReadResult::Page { subscription_id, result } => self.followers.page(subscription_id, result),
+            ReadResult::GivenUp { subscription_id } => self.followers.page_given_up(subscription_id),
+            ReadResult::Ahead => {}
             ReadResult::Query(Reader::Request, result) => self.answered(result),
             ReadResult::Query(Reader::Stream(_), result) => self.streams.read(result, &self.context),
             ReadResult::Computed(Reader::Request, answer) => self.computed(answer),

@@ -1,10 +1,12 @@
 //! What the simulation does not look at: whose turn it is.
 
+mod shared_pages;
+
 use std::sync::Arc;
 
 use super::*;
 use crate::change::{Document, Epoch, Key, Table, Timestamp};
-use crate::feed::{FeedLimits, Feeds, Outlet, Waiting};
+use crate::feed::{FeedLimits, Feeds, Outlet, PagesLimits, Waiting};
 use crate::proto::SubscribeOptions;
 use crate::proto::request::Command;
 use crate::store::{MemoryDisk, Mutation, Outcome, Retention, Store, StoreOptions, StoreSecret, TableIndexes, Unit};
@@ -46,6 +48,7 @@ pub(crate) fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
         answer_bytes: 1000,
         import_bytes: 1000,
         page: PageBudget { items: 10, bytes: 1000 },
+        pages: PagesLimits { bytes: 1 << 20, kept_ms: 1000, range: PageBudget { items: 10, bytes: 1000 } },
         filters: FilterLimits::default(),
     };
     let context = SessionContext::new(store, subscriptions, metrics, limits, Writes::Overlap, Arc::default());
@@ -88,6 +91,7 @@ fn run(session: &mut Session, store: &Store) -> Vec<String> {
         match session.next_step() {
             Step::Wait => return sent,
             Step::Do(Work::Read(read)) => session.read(read.run(store)),
+            Step::Do(Work::Share(share)) => session.read(share.now().expect("what was asked for was read at once")),
             Step::Do(Work::Write { ticket, unit }) => {
                 let committed = store.commit(Timestamp(0), &[unit]).expect("memory does not fail");
                 session.written(ticket, Ok(committed.results.into_iter().next().expect("one unit")));
@@ -188,6 +192,7 @@ fn events(session: &mut Session, store: &Store) -> Vec<Event> {
         match session.next_step() {
             Step::Wait => return sent,
             Step::Do(Work::Read(read)) => session.read(read.run(store)),
+            Step::Do(Work::Share(share)) => session.read(share.now().expect("it was read")),
             Step::Do(other) => panic!("only rows are read: {other:?}"),
             Step::Send(ServerMessage::Response { result, .. }) => drop(result.expect("it is granted")),
             Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),

@@ -9,13 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::unknown_table;
 use crate::catalog::{self, Answer, Role};
 use crate::change::Table;
-use crate::feed::{CatchUp, CatchUpBudget, Cursor, Replay, read_page};
+use crate::feed::{CatchUp, PageResult, Replay, SharedPage, SharedResult, UnreadPage};
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::proto;
 use crate::source::SourceError;
-use crate::store::{Index, Query, QueryResult, Store, StoreError, Unit, read};
-use crate::view::View;
+use crate::store::{Index, Query, QueryResult, Store, Unit, read};
 
 /// Something to do for a session.
 #[derive(Debug)]
@@ -29,6 +28,8 @@ pub enum Work {
     },
     /// Read this; hand the result to [`Session::read`](super::Session::read).
     Read(Read),
+    /// Take this as soon as it is there; hand the result to [`Session::read`](super::Session::read).
+    Share(Share),
     /// Have the crawler carry out this; hand the result to [`Session::asked`](super::Session::asked).
     Ask {
         /// Which question it is, for the result.
@@ -38,6 +39,35 @@ pub enum Work {
     },
     /// Watch this.
     Watch(Watch),
+}
+
+/// A page that another subscription has read, or reads.
+#[derive(Debug)]
+pub struct Share {
+    /// Which subscription needs it, by its number on the connection.
+    pub(super) subscription_id: i32,
+    pub(super) page: SharedPage,
+}
+
+impl Share {
+    /// What came of it, if that is known already.
+    pub fn now(&self) -> Option<ReadResult> {
+        self.page.now().map(|result| self.result(result))
+    }
+
+    /// Waits until it is known.
+    pub async fn wait(self) -> ReadResult {
+        let result = self.page.clone().wait().await;
+        self.result(result)
+    }
+
+    fn result(&self, result: SharedResult) -> ReadResult {
+        let subscription_id = self.subscription_id;
+        match result {
+            SharedResult::Read(result) => ReadResult::Page { subscription_id, result },
+            SharedResult::GivenUp => ReadResult::GivenUp { subscription_id },
+        }
+    }
 }
 
 /// A part of a table to watch: whenever something may have happened to it, tell [`Session::changed`](super::Session::changed).
@@ -83,19 +113,15 @@ pub enum Read {
         /// The bytes of rows that an answer may have.
         bytes_max: usize,
     },
-    /// A page for a subscription that is behind.
+    /// A page for a subscription that is behind, and for others that need the same.
     Page {
         /// The subscription, by its number on the connection.
         subscription_id: i32,
-        /// What it sees.
-        view: Arc<View>,
-        /// How far it has come.
-        cursor: Cursor,
-        /// How much.
-        budget: CatchUpBudget,
-        /// What is counted.
-        metrics: Arc<Metrics>,
+        /// Which.
+        page: UnreadPage,
     },
+    /// A page that a subscription will need next.
+    PageAhead(UnreadPage),
     /// A page for a subscription that is behind, of changes that are in memory: its filter has to go through them.
     Replay {
         /// The subscription, by its number on the connection.
@@ -121,6 +147,7 @@ impl fmt::Debug for Read {
         match self {
             Self::Query { query, .. } => f.debug_tuple("Query").field(query).finish(),
             Self::Page { subscription_id, .. } => f.debug_tuple("Page").field(subscription_id).finish(),
+            Self::PageAhead(page) => f.debug_tuple("PageAhead").field(page).finish(),
             Self::Replay { subscription_id, .. } => f.debug_tuple("Replay").field(subscription_id).finish(),
             Self::Question(_) => f.write_str("Question"),
             Self::Compute { reader, .. } => f.debug_tuple("Compute").field(reader).finish(),
@@ -135,13 +162,20 @@ pub enum ReadResult {
     Query(Reader, Result<QueryResult, SourceError>),
     /// For [`Read::Compute`].
     Computed(Reader, Answer),
-    /// For [`Read::Page`] and [`Read::Replay`].
+    /// For [`Read::Page`], [`Read::Replay`] and [`Work::Share`].
     Page {
         /// The subscription it is for.
         subscription_id: i32,
         /// The page.
-        result: Result<CatchUp, StoreError>,
+        result: PageResult,
     },
+    /// For [`Work::Share`]: whoever was to read it does not.
+    GivenUp {
+        /// The subscription it was for.
+        subscription_id: i32,
+    },
+    /// For [`Read::PageAhead`]: it is kept for whoever needs it.
+    Ahead,
     /// For [`Read::Question`]; the error is the text for the client.
     Answer(Result<Option<Arc<Filter>>, String>),
 }
@@ -191,9 +225,11 @@ impl Read {
                 ReadResult::Page { subscription_id, result: Ok(CatchUp::Page(replay.page(&metrics))) }
             }
             Self::Question(question) => ReadResult::Answer(question.answer(store)),
-            Self::Page { subscription_id, view, cursor, budget, metrics } => {
-                let result = read(store, |snapshot| read_page(snapshot, &view, &cursor, budget, &metrics));
-                ReadResult::Page { subscription_id, result }
+            Self::Page { subscription_id, page } => ReadResult::Page { subscription_id, result: page.read(store) },
+            Self::PageAhead(page) => {
+                // A fault shows again where somebody needs it.
+                let _ = page.read(store);
+                ReadResult::Ahead
             }
         }
     }

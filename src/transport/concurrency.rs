@@ -214,7 +214,7 @@ impl<'w> Reader<'w> {
         match self.attachment.advance(self.standing, &self.outbox, None, budget) {
             Advance::Live(_) => self.is_live = true,
             Advance::Replay(replay) => {
-                for PageItem { content, .. } in replay.page(&self.written.metrics).items {
+                for PageItem { content, .. } in &replay.page(&self.written.metrics).items {
                     let Content::Change(change) = content else { panic!("the window has changes only") };
                     self.apply(change.published().seq());
                 }

@@ -134,9 +134,9 @@ enum Said {
 }
 
 impl Speaker {
-    /// Says nothing before [`Speaker::begin`].
-    pub(super) fn new(way: Arc<dyn Way>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { speaking: Mutex::new(None), wake: Notify::new(), way, metrics, began: Instant::now() })
+    /// Says nothing before [`Speaker::begin`]. The clock of its session counts from `began`, as those of all others.
+    pub(super) fn new(way: Arc<dyn Way>, metrics: Arc<Metrics>, began: Instant) -> Arc<Self> {
+        Arc::new(Self { speaking: Mutex::new(None), wake: Notify::new(), way, metrics, began })
     }
 
     /// Begins with `session`, which has this as its outlet; it ends when what is returned is dropped.
@@ -170,6 +170,10 @@ impl Speaker {
             }
             match speaking.session.next_step() {
                 Step::Send(message) => wire::protobuf::encode(message, &self.metrics.row_problems, &mut frames),
+                Step::Do(Work::Share(share)) => match share.now() {
+                    Some(result) => speaking.session.read(result),
+                    None => speaking.work.push(Work::Share(share)),
+                },
                 Step::Do(work) => speaking.work.push(work),
                 Step::Wait => break Said::Everything,
             }

@@ -55,6 +55,8 @@ pub struct ConnectionContext {
     pub source: Arc<dyn Source>,
     /// What time it is.
     pub clock: Clock,
+    /// The clock of all sessions counts from here.
+    pub began: Instant,
     /// Who is asked what only a crawler can do.
     pub crawler: Option<Arc<Crawler>>,
     /// Bounds.
@@ -113,7 +115,8 @@ impl Connection {
     async fn open(stream: TcpStream, already_read: Vec<u8>, context: Arc<ConnectionContext>) -> Self {
         let peer = stream.peer_addr().map_or_else(|_| "an address unknown".to_owned(), |address| address.to_string());
         let socket = ClientSocket::open(stream, already_read, context.limits.socket).await;
-        let speaker = Speaker::new(Arc::clone(socket.outgoing()) as _, Arc::clone(&context.session.metrics));
+        let metrics = Arc::clone(&context.session.metrics);
+        let speaker = Speaker::new(Arc::clone(socket.outgoing()) as _, metrics, context.began);
         let outbox = Outbox::new(context.limits.outbox_bytes, Arc::clone(&context.waiting), Arc::clone(&speaker) as _);
         let session = Session::new(Arc::clone(&context.session), Principal::Anonymous, peer, outbox);
         let conversation = speaker.begin(session);
@@ -233,6 +236,7 @@ impl Connection {
                 let changes = self.context.source.changes(&table, index, prefix);
                 self.running.push(Box::pin(Watched { subscription_id, changes, until }.next()));
             }
+            Work::Share(share) => self.running.push(Box::pin(async move { Done::Read(share.wait().await) })),
             Work::Read(read) => {
                 let store = self.context.store.clone();
                 self.running.push(Box::pin(async move { Done::Read(task::blocking(move || read.run(&store)).await) }));

@@ -23,6 +23,7 @@ use starfeed::transport::websocket::{ConnectionContext, WebSocketLimits, serve};
 use starfeed::wire::CloseReason;
 use tokio::io::AsyncReadExt;
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::server::{self, Server};
@@ -74,6 +75,7 @@ fn context(server: &Server) -> Arc<ConnectionContext> {
         store: server.store.clone(),
         source: Arc::new(Direct { store: server.store.clone(), feeds: Arc::clone(&server.feeds) }),
         clock: Clock,
+        began: Instant::now(),
         crawler: None,
         limits: WebSocketLimits { socket, outbox_bytes: 1024 },
         shutdown: CancellationToken::new(),

@@ -150,6 +150,7 @@ impl<'s> Client<'s> {
     fn work(&mut self, work: Work) {
         match work {
             Work::Read(read) => self.session.read(read.run(&self.server.store)),
+            Work::Share(share) => self.session.read(share.now().expect("what was asked for was read at once")),
             Work::Write { ticket, unit } => {
                 let result = self.server.write(unit);
                 self.session.written(ticket, Ok(result));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use starfeed::catalog::{stored_table, stored_tables};
 use starfeed::change::{Document, Epoch, Key, Table, Timestamp};
-use starfeed::feed::{FeedLimits, Feeds, Waiting};
+use starfeed::feed::{FeedLimits, Feeds, PagesLimits, Waiting};
 use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
 use starfeed::session::{SessionContext, SessionLimits, Writes};
@@ -84,6 +84,7 @@ impl Server {
             answer_bytes: ANSWER_BYTES,
             import_bytes: 4 * 1024,
             page: PageBudget { items: 3, bytes: 2 * 1024 },
+            pages: PagesLimits { bytes: 1 << 20, kept_ms: 1000, range: PageBudget { items: 3, bytes: 2 * 1024 } },
             filters: FilterLimits { cost_max: 100_000, ..FilterLimits::default() },
         };
         let session =

@@ -7,7 +7,7 @@ use starfeed::catalog::{self, Arrival};
 use starfeed::change::{Seq, Timestamp};
 use starfeed::feed::{CatchUp, Outbox};
 use starfeed::proto::{self, request::Command, response::Body};
-use starfeed::session::{Read, ReadResult, Session, Step, Watch, Work, WriteTicket};
+use starfeed::session::{Read, ReadResult, Session, Share, Step, Watch, Work, WriteTicket};
 use starfeed::store::Unit;
 use starfeed::subscription::Principal;
 use starfeed::wire::{ClientMessage, Event, News, ServerMessage};
@@ -54,6 +54,8 @@ pub(crate) struct Client {
     next_request: i32,
     next_subscription: i32,
     reads: VecDeque<Read>,
+    /// Pages that others have read or are to read.
+    shares: Vec<Share>,
     results: VecDeque<ReadResult>,
     pub(crate) writes: VecDeque<(WriteTicket, Unit)>,
     pub(crate) counts: BTreeMap<&'static str, u64>,
@@ -77,6 +79,7 @@ impl Client {
             next_request: 0,
             next_subscription: 0,
             reads: VecDeque::new(),
+            shares: Vec::new(),
             results: VecDeque::new(),
             writes: VecDeque::new(),
             counts: BTreeMap::new(),
@@ -159,6 +162,15 @@ impl Client {
                 Step::Send(message) => self.receive(message, truth),
                 Step::Do(Work::Write { ticket, unit }) => self.writes.push_back((ticket, unit)),
                 Step::Do(Work::Read(read)) => self.reads.push_back(read),
+                Step::Do(Work::Share(share)) => {
+                    let is_there = share.now().is_some();
+                    self.count(if is_there {
+                        "a page that another one has read"
+                    } else {
+                        "a page that another one reads"
+                    });
+                    self.shares.push(share);
+                }
                 Step::Do(Work::Watch(watch)) => self.watch(watch, truth),
                 Step::Do(work @ Work::Ask { .. }) => panic!("nobody asks for {work:?}"),
                 Step::Wait => {
@@ -196,13 +208,30 @@ impl Client {
     pub(crate) fn go_on(&mut self, truth: Truth<'_>) -> bool {
         let heard = self.hear();
         let took = self.take(50, truth);
+        let shared = self.take_shared();
         let read = self.read(truth);
         let delivered = self.deliver_read(truth);
-        heard || took || read || delivered
+        heard || took || shared || read || delivered
+    }
+
+    /// Takes what others have read; says whether there was some.
+    fn take_shared(&mut self) -> bool {
+        let before = self.results.len();
+        let Self { shares, results, counts, .. } = self;
+        shares.retain(|share| {
+            let Some(result) = share.now() else { return true };
+            if matches!(result, ReadResult::GivenUp { .. }) {
+                *counts.entry("a page that was given up by who was to read it").or_default() += 1;
+            }
+            results.push_back(result);
+            false
+        });
+        self.results.len() > before
     }
 
     /// Reads what the session asked for; the result is under way for a while.
     pub(crate) fn read(&mut self, truth: Truth<'_>) -> bool {
+        self.take_shared();
         let Some(read) = self.reads.pop_front() else {
             return false;
         };

@@ -254,6 +254,7 @@ impl Reader {
     fn take_row(&mut self, content: Content, truth: Truth<'_>) {
         match content {
             Content::Row(row) => {
+                let row = row.row().clone();
                 self.seen = self.seen.max(row.version);
                 assert!(!self.is_following, "a row after the snapshot");
                 let before = self.rows.insert(row.key.clone(), (row.version, row.document));

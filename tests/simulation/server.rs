@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use starfeed::catalog;
 use starfeed::change::Table;
-use starfeed::feed::{Demand, FeedLimits, Feeds, Waiting};
+use starfeed::feed::{Demand, FeedLimits, Feeds, PagesLimits, Waiting};
 use starfeed::matcher::FilterLimits;
 use starfeed::metrics::Metrics;
 use starfeed::session::{SessionContext, SessionLimits, Writes};
@@ -28,6 +28,8 @@ pub(super) struct Server {
 pub(super) struct Figures {
     pub(super) window_bytes: usize,
     pub(super) page: PageBudget,
+    pub(super) shared_bytes: usize,
+    pub(super) shared_ms: u64,
     pub(super) waiting_bytes: usize,
 }
 
@@ -74,6 +76,7 @@ impl Server {
             answer_bytes: 1 << 20,
             import_bytes: 1 << 20,
             page: figures.page,
+            pages: PagesLimits { bytes: figures.shared_bytes, kept_ms: figures.shared_ms, range: figures.page },
             filters: FilterLimits::default(),
         };
         let context = SessionContext::new(&store, subscriptions, metrics, limits, Writes::Overlap, Arc::default());

@@ -172,6 +172,8 @@ impl World {
         "a job was finished",
         "a job was deleted",
         "job status ended because the log was trimmed",
+        "a page that another one has read",
+        "a page that another one reads",
     ];
 
     /// Runs one schedule to its end; panics where the promise is broken. Returns what it came through.
@@ -200,6 +202,8 @@ impl World {
         let figures = Figures {
             window_bytes: rng.usize(200..3_000),
             page: PageBudget { items: rng.usize(1..6), bytes: rng.usize(200..4_000) },
+            shared_bytes: rng.usize(0..20_000),
+            shared_ms: rng.u64(1..2_000),
             waiting_bytes: if rng.u8(0..4) == 0 { rng.usize(200..2_000) } else { 1 << 30 },
         };
         let store = Store::open(Box::new(disk.clone()), options.clone()).expect("a new store");

@@ -10,9 +10,8 @@ use prost::Message;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::super::Watch;
-use super::super::counted::Counted;
 use crate::catalog::{self, JobStanding, JobSyncPlan, Plan, SyncPage};
-use crate::feed::Waiting;
+use crate::feed::{Counted, Waiting};
 use crate::planted::PlantedBug;
 use crate::proto::{SyncItem, event};
 use crate::source::SourceError;

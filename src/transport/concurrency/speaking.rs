@@ -9,6 +9,7 @@ use shuttle::sync::atomic::{AtomicBool, AtomicUsize};
 use shuttle::sync::{Mutex, MutexGuard};
 use shuttle::thread;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::{DEADLOCK, LOST_OR_REPEATED, finds_in, tried_in};
 use crate::change::{Document, Key, Table, Timestamp};
@@ -117,7 +118,7 @@ fn a_connection_beside_a_publisher(is_slow: bool) {
     let store = store();
     let (context, feeds) = context(&store);
     let client = Arc::new(Client { is_slow, ..Client::default() });
-    let speaker = Speaker::new(Arc::clone(&client) as _, Arc::new(Metrics::default()));
+    let speaker = Speaker::new(Arc::clone(&client) as _, Arc::new(Metrics::default()), Instant::now());
     let outbox = Outbox::new(1 << 20, Waiting::new(1 << 30), Arc::clone(&speaker) as _);
     let mut session = Session::new(context, Principal::Anonymous, String::new(), outbox);
     ask(&mut session, 1, 10, subscribe());

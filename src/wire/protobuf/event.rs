@@ -1,13 +1,13 @@
 //! Events: a few bytes that differ between subscribers, around pieces that they share.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
-use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Row};
-use crate::feed::{Content, Piece, Published};
-use crate::proto::{self, subscription_state, table_key};
+use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
+use crate::feed::{Content, Piece, Published, SnapshotRow};
+use crate::proto::{self, subscription_state};
 use crate::row_problems::RowProblems;
 use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT};
 
@@ -19,6 +19,9 @@ const LIST_EVENT_OLD: u32 = 5;
 const TABLE_EVENT_KEY: u32 = 2;
 const TABLE_EVENT_NEW: u32 = 3;
 const TABLE_EVENT_OLD: u32 = 4;
+const TABLE_KEY_TEXT: u32 = 1;
+const TABLE_KEY_NUMBER: u32 = 2;
+const TABLE_KEY_BINARY: u32 = 3;
 
 /// Writes one event to the end of `out`.
 pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems, out: &mut Vec<u8>) {
@@ -94,7 +97,7 @@ fn encode_row(
         }
         (token, Some(_)) => {
             let (is_initial, version, cause) = match shown.content {
-                Shows::Row(row) => (true, row.version, Cause::Write),
+                Shows::Row(row) => (true, row.row().version, Cause::Write),
                 Shows::Change(published, _) => (false, published.seq(), published.change().cause),
             };
             Envelope::Extended(proto::Event {
@@ -147,21 +150,54 @@ fn id_varint(subscription_id: i32) -> u64 {
     i64::from(subscription_id).cast_unsigned()
 }
 
-/// Bytes that a change keeps for all who get it, or that were made for this event only.
-enum Bits<'a> {
-    Shared(&'a Bytes),
-    Own(Bytes),
+/// Key and name in the body of an event of a row, as fields of it.
+enum Fields<'a> {
+    /// Kept for all who get it.
+    Named(&'a [u8]),
+    /// As events of any table have it: written each time, since a copy of it would be no less work.
+    Key(&'a Key),
 }
 
-impl std::ops::Deref for Bits<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+impl Fields<'_> {
+    fn len(&self) -> usize {
         match self {
-            Self::Shared(bytes) => bytes,
-            Self::Own(bytes) => bytes,
+            Self::Named(bytes) => bytes.len(),
+            Self::Key(key) => {
+                let len = table_key_len(key);
+                key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
+            }
         }
     }
+
+    fn encode(&self, bytes: &mut impl BufMut) {
+        let key = match self {
+            Self::Named(named) => return bytes.put_slice(named),
+            Self::Key(key) => key,
+        };
+        encode_key(TABLE_EVENT_KEY, WireType::LengthDelimited, bytes);
+        encode_varint(table_key_len(key) as u64, bytes);
+        let (number, value) = match key.value() {
+            KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
+            KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
+            KeyValue::Number(number) => {
+                encode_key(TABLE_KEY_NUMBER, WireType::SixtyFourBit, bytes);
+                return bytes.put_f64_le(number);
+            }
+        };
+        encode_key(number, WireType::LengthDelimited, bytes);
+        encode_varint(value.len() as u64, bytes);
+        bytes.put_slice(value);
+    }
+}
+
+/// What a key takes as a `TableKey`.
+fn table_key_len(key: &Key) -> usize {
+    let len = match key.value() {
+        KeyValue::Text(text) => text.len(),
+        KeyValue::Binary(binary) => binary.len(),
+        KeyValue::Number(_) => return key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
+    };
+    key_len(TABLE_KEY_TEXT) + encoded_len_varint(len as u64) + len
 }
 
 /// The body of an event of a row, in the pieces that it is made of.
@@ -170,9 +206,9 @@ struct Body<'a> {
     number: u32,
     kind: ChangeKind,
     /// Key and name, as fields of the body.
-    fields: Bits<'a>,
+    fields: Fields<'a>,
     /// The new and the old row, with their numbers in the body.
-    rows: [Option<(u32, Bits<'a>)>; 2],
+    rows: [Option<(u32, &'a [u8])>; 2],
 }
 
 impl Body<'_> {
@@ -190,7 +226,7 @@ impl Body<'_> {
             ChangeKind::Updated => 2,
             ChangeKind::Deleted => 3,
         });
-        bytes.put_slice(&self.fields);
+        self.fields.encode(bytes);
         for (number, row) in self.rows.iter().flatten() {
             encode_key(*number, WireType::LengthDelimited, bytes);
             encode_varint(row.len() as u64, bytes);
@@ -211,7 +247,7 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
         Form::List(table) => Body {
             number: table.event_number,
             kind,
-            fields: source.name(table, kind),
+            fields: Fields::Named(source.name(table, kind)),
             rows: [
                 shows_new.then(|| (LIST_EVENT_NEW, source.row(table, Piece::NewRow))),
                 shows_old.then(|| (LIST_EVENT_OLD, source.row(table, Piece::OldRow))),
@@ -220,10 +256,10 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
         Form::Json(_) => Body {
             number: TABLE_EVENT,
             kind,
-            fields: source.key(),
+            fields: Fields::Key(source.row_key()),
             rows: [
-                shows_new.then(|| (TABLE_EVENT_NEW, Bits::Own(source.document(Piece::NewRow).to_bytes()))),
-                shows_old.then(|| (TABLE_EVENT_OLD, Bits::Own(source.document(Piece::OldRow).to_bytes()))),
+                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow).as_bytes())),
+                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow).as_bytes())),
             ],
         },
     }
@@ -232,7 +268,7 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
 /// A row or a change that is shown.
 #[derive(Clone, Copy)]
 enum Shows<'a> {
-    Row(&'a Row),
+    Row(&'a SnapshotRow),
     Change(&'a Published, ChangeKind),
 }
 
@@ -258,32 +294,35 @@ impl<'a, 'p> Source<'a, 'p> {
         }
     }
 
-    fn name(&self, table: &'static CatalogTable, kind: ChangeKind) -> Bits<'a> {
+    fn name(&self, table: &'static CatalogTable, kind: ChangeKind) -> &'a [u8] {
         let piece = if kind == ChangeKind::Deleted { Piece::OldName } else { Piece::NewName };
         self.piece(piece, |key, document| self.shown(table, key, (table.name_event)(key, document)))
     }
 
-    fn row(&self, table: &'static CatalogTable, piece: Piece) -> Bits<'a> {
+    fn row(&self, table: &'static CatalogTable, piece: Piece) -> &'a [u8] {
         self.piece(piece, |key, document| self.shown(table, key, (table.row_message)(key, document)))
     }
 
-    fn key(&self) -> Bits<'a> {
-        self.piece(Piece::Key, |key, _| key_field(key))
+    fn row_key(&self) -> &'a Key {
+        match self.content {
+            Shows::Row(row) => &row.row().key,
+            Shows::Change(published, _) => &published.change().key,
+        }
     }
 
-    fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> Bits<'a> {
+    fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> &'a [u8] {
         match self.content {
-            Shows::Row(row) => Bits::Own(encode(&row.key, &row.document)),
+            Shows::Row(row) => row.piece(piece, |row| encode(&row.key, &row.document)),
             Shows::Change(published, _) => {
                 let encode = |change: &Change| encode(&change.key, document_of(change, piece));
-                Bits::Shared(published.piece(piece, encode))
+                published.piece(piece, encode)
             }
         }
     }
 
     fn document(&self, piece: Piece) -> &'a Document {
         match self.content {
-            Shows::Row(row) => &row.document,
+            Shows::Row(row) => &row.row().document,
             Shows::Change(published, _) => document_of(published.change(), piece),
         }
     }
@@ -301,26 +340,8 @@ fn document_of(change: &Change, piece: Piece) -> &Document {
     let document = match piece {
         Piece::NewName | Piece::NewRow => &change.new,
         Piece::OldName | Piece::OldRow => &change.old,
-        Piece::Key => {
-            if change.new.is_some() {
-                &change.new
-            } else {
-                &change.old
-            }
-        }
     };
     document.as_ref().expect("a view shows only rows that are there")
-}
-
-fn key_field(key: &Key) -> Bytes {
-    let value = match key.value() {
-        KeyValue::Text(text) => table_key::Value::Text(text.to_owned()),
-        KeyValue::Number(number) => table_key::Value::Number(number),
-        KeyValue::Binary(bytes) => table_key::Value::Binary(Bytes::copy_from_slice(bytes)),
-    };
-    let mut bytes = BytesMut::new();
-    prost::encoding::message::encode(TABLE_EVENT_KEY, &proto::TableKey { value: Some(value) }, &mut bytes);
-    bytes.freeze()
 }
 
 fn state_message(state: &State) -> proto::SubscriptionState {

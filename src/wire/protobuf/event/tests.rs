@@ -3,7 +3,8 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog;
 use crate::change::{Cause, Row, Seq, Timestamp};
-use crate::feed::{Published, SeenChange, ViewChange, ViewChanges};
+use crate::feed::{Published, SeenChange, SnapshotRow, ViewChange, ViewChanges};
+use crate::proto::table_key;
 use crate::summary::Summary;
 
 const ID: &str = "01010101-0101-0101-0101-010101010101";
@@ -53,7 +54,10 @@ fn a_plain_event_is_spliced_as_it_is_encoded() {
     for subscription_id in [0, 1, 127, 128, i32::MAX, -1] {
         for content in [
             updated(),
-            Content::Row(Row { key: Key::text(ID), version: Seq(4), document: document(r#"{"name":"P1"}"#) }),
+            Content::Row(SnapshotRow::new(
+                Row { key: Key::text(ID), version: Seq(4), document: document(r#"{"name":"P1"}"#) },
+                &[],
+            )),
         ] {
             let event_type = match content {
                 Content::Row(_) => proto::policy_event::EventType::Added,
@@ -106,6 +110,21 @@ fn any_table_is_shown_as_json() {
         let event = encoded(0, &Event { news, token: None, number: None });
         let Some(proto::event::Body::TableEvent(event)) = event.body else { panic!("another event") };
         assert_eq!((event.document.as_deref(), event.old_document.as_deref()), (new, old));
+    }
+}
+
+#[test]
+fn keys_of_all_kinds_are_spliced_as_they_are_encoded() {
+    for (key, value) in [
+        (Key::text(""), table_key::Value::Text(String::new())),
+        (Key::text(&"é".repeat(100)), table_key::Value::Text("é".repeat(100))),
+        (Key::number(-2.5), table_key::Value::Number(-2.5)),
+        (Key::binary(&[0, 255]), table_key::Value::Binary(Bytes::from_static(&[0, 255]))),
+    ] {
+        let row = Row { key, version: Seq(4), document: document("{}") };
+        let event = encoded(7, &plain(Form::Json(None), Content::Row(SnapshotRow::new(row, &[]))));
+        let Some(proto::event::Body::TableEvent(event)) = event.body else { panic!("another event") };
+        assert_eq!(event.key.and_then(|key| key.value), Some(value));
     }
 }
 

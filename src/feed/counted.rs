@@ -1,18 +1,19 @@
-//! Bytes that a session holds to send them.
+//! Bytes that are held to be sent.
 
 use std::sync::Arc;
 
-use crate::feed::Waiting;
+use super::Waiting;
 
 /// Bytes that are counted among all that waits, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub struct Counted {
     bytes: usize,
     waiting: Arc<Waiting>,
 }
 
 impl Counted {
-    pub(super) fn new(bytes: usize, waiting: &Arc<Waiting>) -> Self {
+    /// Counts `bytes` from now on.
+    pub fn new(bytes: usize, waiting: &Arc<Waiting>) -> Self {
         waiting.add(bytes);
         Self { bytes, waiting: Arc::clone(waiting) }
     }
