@@ -72,11 +72,11 @@ metrics! {
     divergences: Counter = "divergences";
     /// Pages that were read, for subscriptions that are behind.
     pages_read: Counter = "pages_read";
-    /// Pages that were there because another subscription stood at the same place.
+    /// Pages that were there when a subscription needed them: read ahead, or for another one.
     pages_shared: Counter = "pages_shared";
     /// Ranges of the logs of tables that were read from the store.
     log_ranges_read: Counter = "log_ranges_read";
-    /// Ranges of the logs of tables that were there because another subscription had needed them.
+    /// Ranges of the logs of tables that were there when a subscription needed them.
     log_ranges_shared: Counter = "log_ranges_shared";
     /// Bytes of pages and ranges of logs that are kept for others who may need them.
     shared_bytes: Gauge = "shared_bytes";

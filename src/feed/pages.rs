@@ -139,10 +139,7 @@ impl Pages {
             }
             Cursor::Snapshot { .. } | Cursor::After(_) => true,
         };
-        let result = fits.then(|| kept.result.clone())?;
-        drop(state);
-        self.metrics.pages_shared.inc();
-        Some(SharedPage { result })
+        fits.then(|| SharedPage { result: kept.result.clone() })
     }
 
     /// The page for `request`, or the order to read it: of a store that is at `position` now. What that may take is counted

@@ -419,7 +419,10 @@ impl Followers {
             panic!("a live subscription wants to read");
         };
         Some(match self.ask(follower, cursor.clone(), page) {
-            Asked::Shared(page) => Work::Share(Share { subscription_id, page }),
+            Asked::Shared(page) => {
+                self.metrics.pages_shared.inc();
+                Work::Share(Share { subscription_id, page })
+            }
             Asked::Unread(page) => Work::Read(Read::Page { subscription_id, page }),
         })
     }
