@@ -31,6 +31,7 @@ const TOO_SLOW: u16 = 4001;
 const SETTINGS: &[(&str, &str)] = &[
     ("cache_bytes", "2000000"),
     ("window_bytes", "200000"),
+    ("shared_bytes", "200000"),
     ("outbox_bytes", "65536"),
     ("page_bytes", "32768"),
     ("send_buffer_bytes", "16384"),

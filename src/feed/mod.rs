@@ -427,6 +427,11 @@ impl Attachment {
         self.feed.lock().source.state
     }
 
+    /// Whoever has everything up to here, or more, finds the rest in memory.
+    pub fn reaches_back_to(&self) -> Seq {
+        self.feed.lock().window.after()
+    }
+
     /// Brings it closer to being live. Once it is, changes go to `outbox`; if a message of one kind is all that the subscriber
     /// gets of a change, it is `plain`.
     pub fn advance(

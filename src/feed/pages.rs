@@ -1,6 +1,7 @@
 //! Pages that were read for one subscription that is behind, and are there for the others that stand where it stood: all who
 //! join at once are sent the same pages of one snapshot, and the store is read once.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -8,7 +9,6 @@ use tokio::sync::watch;
 use super::catch_up::{CatchUp, CatchUpBudget, Cursor, read_page};
 use super::log_ranges::LogRanges;
 use super::shelf::Shelf;
-use super::{Counted, Waiting};
 use crate::change::{Seq, Table};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
@@ -38,7 +38,8 @@ pub struct PageRequest {
     pub cursor: Cursor,
     /// How much it takes.
     pub budget: CatchUpBudget,
-    /// The change that the page has to contain, if it begins a snapshot: what its client knows of.
+    /// The change that the page has to contain, if it begins a snapshot: what its client knows of, or what it could not find in
+    /// memory.
     pub at_least: Seq,
 }
 
@@ -95,6 +96,9 @@ const PAGE_OVERHEAD: usize = 512;
 #[derive(Debug)]
 struct PagesState {
     shelf: Shelf<Arc<PageKey>, KeptPage>,
+    /// The changes behind this one are not all in the log any more, as somebody has found: no page leads from before it to what
+    /// is there now.
+    trimmed: HashMap<Table, Seq>,
     last_number: u64,
 }
 
@@ -122,7 +126,12 @@ impl Pages {
         let PagesLimits { bytes, kept_ms, range } = limits;
         let shelf = Shelf::new(bytes / 2, kept_ms);
         let log = LogRanges::new(bytes - bytes / 2, kept_ms, range);
-        Arc::new(Self { state: Mutex::new(PagesState { shelf, last_number: 0 }), log, kept_ms, metrics })
+        Arc::new(Self {
+            state: Mutex::new(PagesState { shelf, trimmed: HashMap::new(), last_number: 0 }),
+            log,
+            kept_ms,
+            metrics,
+        })
     }
 
     /// The page for `request`, if it is kept or being read.
@@ -130,21 +139,21 @@ impl Pages {
         let key = PageKey::of(request);
         let mut state = self.lock();
         let now_ms = state.shelf.now_ms();
+        let at_least = state.trimmed.get(&key.table).map_or(request.at_least, |trimmed| request.at_least.max(*trimmed));
         let kept = state.shelf.take_up(&key)?;
         // Whoever is in a snapshot already is no newer than its page. Who begins one begins near to what is there now.
         let fits = match request.cursor {
             Cursor::Snapshot { sent: None } => {
                 let is_recent = now_ms.saturating_sub(kept.asked_ms) <= self.kept_ms;
-                is_recent && (kept.at_least >= request.at_least || PlantedBug::OldPagesAreGoodEnough.is_planted())
+                is_recent && (kept.at_least >= at_least || PlantedBug::OldPagesAreGoodEnough.is_planted())
             }
             Cursor::Snapshot { .. } | Cursor::After(_) => true,
         };
         fits.then(|| SharedPage { result: kept.result.clone() })
     }
 
-    /// The page for `request`, or the order to read it: of a store that is at `position` now. What that may take is counted
-    /// as `waiting`.
-    pub fn ask(self: &Arc<Self>, request: PageRequest, position: Seq, waiting: &Arc<Waiting>) -> Asked {
+    /// The page for `request`, or the order to read it: of a store that is at `position` now.
+    pub fn ask(self: &Arc<Self>, request: PageRequest, position: Seq) -> Asked {
         if let Some(shared) = self.shared(&request) {
             return Asked::Shared(shared);
         }
@@ -156,8 +165,7 @@ impl Pages {
         let kept = KeptPage { result, at_least: position, asked_ms: state.shelf.now_ms(), number };
         state.shelf.put(Arc::clone(&key), kept, 0);
         drop(state);
-        let reserved = Counted::new(request.budget.page.bytes, waiting);
-        Asked::Unread(UnreadPage { pages: Arc::clone(self), key, request, number, sender, _reserved: reserved })
+        Asked::Unread(UnreadPage { pages: Arc::clone(self), key, request, number, sender })
     }
 
     /// It is `now_ms`, in milliseconds from a beginning that all who say so share: what was not used for too long goes.
@@ -180,6 +188,10 @@ impl Pages {
     /// The page was read: it stays if others can go on with it.
     fn settle(&self, key: &Arc<PageKey>, number: u64, result: &PageResult) {
         let mut state = self.lock();
+        if let Ok(CatchUp::Trimmed) = result {
+            let trimmed = state.trimmed.entry(key.table.clone()).or_default();
+            *trimmed = key.cursor.position().next().max(*trimmed);
+        }
         let Some(kept) = state.shelf.get(key).filter(|kept| kept.number == number) else { return };
         match result {
             Ok(CatchUp::Page(page)) if page.cursor != key.cursor => {
@@ -215,14 +227,17 @@ pub struct UnreadPage {
     request: PageRequest,
     number: u64,
     sender: watch::Sender<Option<PageResult>>,
-    /// What the page may hold.
-    _reserved: Counted,
 }
 
 impl UnreadPage {
+    /// What it may hold.
+    pub fn bytes(&self) -> usize {
+        self.request.budget.page.bytes
+    }
+
     /// Reads it, for all who wait for it. This waits for the disk.
     pub fn read(self, store: &Store) -> PageResult {
-        let Self { pages, key, request, number, sender, .. } = &self;
+        let Self { pages, key, request, number, sender } = &self;
         pages.metrics.pages_read.inc();
         let page = |snapshot: &_| read_page(snapshot, request, &pages.log, &pages.metrics);
         let result = read(store, page).map_err(Arc::new);

@@ -29,6 +29,11 @@ impl Window {
         self.head
     }
 
+    /// Every change of the table after this one, up to the head, is here.
+    pub(super) fn after(&self) -> Seq {
+        self.after
+    }
+
     pub(super) fn push(&mut self, published: Arc<Published>) {
         assert!(published.seq() > self.head, "change {} was published after change {}", published.seq(), self.head);
         self.head = published.seq();

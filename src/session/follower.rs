@@ -58,7 +58,7 @@ pub(super) struct Follower {
     /// The newest change of the store when the client asked. With READY it holds everything up to there.
     asked_at: Seq,
     /// All rows were sent, and the client is yet to be told.
-    pub(super) owes_ready: bool,
+    owes_ready: bool,
     /// The number of the last event.
     number: u64,
     /// When the next heartbeat is due, in milliseconds of the session's clock.
@@ -132,10 +132,6 @@ impl Follower {
 
     /// What its client holds counts no more: it begins with all rows.
     pub(super) fn start_anew(&mut self) {
-        if let Progress::Behind(cursor) = &self.progress {
-            // Changes behind that place are gone: no page leads from it to here.
-            self.at_least = self.at_least.max(cursor.position().next());
-        }
         self.owes_ready = false;
         let place = Cursor::Snapshot { sent: None };
         self.progress = Progress::Behind(place.clone());
@@ -169,14 +165,18 @@ impl Follower {
         let is_complete = was_in_snapshot && matches!(cursor, Cursor::After(_));
         self.place = Some(cursor.clone());
         self.progress = Progress::Behind(cursor);
-        if let Some(collector) = self.collector.as_mut().filter(|_| is_complete) {
-            collector.ready();
-        }
         self.owes_ready |= is_complete;
         // The snapshot may have begun before, with somebody else.
-        let is_ready = self.owes_ready
-            && matches!(self.progress, Progress::Behind(Cursor::After(after)) if after >= self.asked_at);
-        self.owes_ready &= !is_ready;
+        let holds_all = matches!(self.progress, Progress::Behind(Cursor::After(after)) if after >= self.asked_at);
+        holds_all && self.take_ready()
+    }
+
+    /// Says whether it holds all rows now, and has not been told so yet.
+    pub(super) fn take_ready(&mut self) -> bool {
+        let is_ready = std::mem::take(&mut self.owes_ready);
+        if let Some(collector) = self.collector.as_mut().filter(|_| is_ready) {
+            collector.ready();
+        }
         is_ready
     }
 
@@ -194,7 +194,9 @@ impl Follower {
     /// What it needs when it has come up to `cursor`.
     pub(super) fn page_request(&self, cursor: Cursor, page: PageBudget) -> PageRequest {
         let (view, budget) = (Arc::clone(self.subscription.view()), self.budget(page));
-        PageRequest { view, cursor, budget, at_least: self.at_least }
+        // Who joins a snapshot of others does not come to depend on the log by that.
+        let at_least = self.at_least.max(self.subscription.reaches_back_to());
+        PageRequest { view, cursor, budget, at_least }
     }
 
     /// The event for an item of a page, unless it is only collected.

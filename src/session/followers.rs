@@ -80,6 +80,8 @@ pub(super) struct Followers {
     reading: Option<Reading>,
     /// The changes of the page that is wanted, if they are in memory.
     replay: Option<Replay>,
+    /// What the page that is being read for this client may hold.
+    reserved: Option<Counted>,
     /// The page behind the open one is wanted soon.
     wants_next_page: bool,
     /// What clients are to be told before anything else.
@@ -112,6 +114,7 @@ impl Followers {
             page: None,
             reading: None,
             replay: None,
+            reserved: None,
             wants_next_page: false,
             announced: VecDeque::new(),
             ended: VecDeque::new(),
@@ -376,8 +379,7 @@ impl Followers {
                 follower.progress = Progress::Live { after };
                 self.listing.note(subscription_id, subscription::Progress::Live);
                 follower.told = None;
-                let is_ready = std::mem::take(&mut follower.owes_ready);
-                if is_ready {
+                if follower.take_ready() {
                     self.announce(subscription_id, StateKind::Ready);
                 }
                 match source.doubt() {
@@ -423,7 +425,10 @@ impl Followers {
                 self.metrics.pages_shared.inc();
                 Work::Share(Share { subscription_id, page })
             }
-            Asked::Unread(page) => Work::Read(Read::Page { subscription_id, page }),
+            Asked::Unread(page) => {
+                self.reserved = Some(Counted::new(page.bytes(), self.outbox.waiting()));
+                Work::Read(Read::Page { subscription_id, page })
+            }
         })
     }
 
@@ -453,7 +458,7 @@ impl Followers {
             budget.bytes = budget.bytes.min(PAGE_BYTES_MIN);
             request.budget.page = budget;
         }
-        self.pages.ask(request, self.sealing.store.position().seq, waiting)
+        self.pages.ask(request, self.sealing.store.position().seq)
     }
 
     /// The page that was being read is not: it is asked for again.
@@ -466,6 +471,7 @@ impl Followers {
 
     pub(super) fn page(&mut self, subscription_id: i32, result: PageResult) {
         assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
+        self.reserved = None;
         let Some(follower) = self.by_id.get_mut(&subscription_id) else {
             return;
         };

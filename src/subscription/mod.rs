@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub use directory::{Directory, Listing, Progress, Subject};
 
+use crate::change::Seq;
 use crate::feed::{
     Advance, AttachError, Attachment, CatchUpBudget, Feeds, MessageKind, Outbox, SourceState, Standing, SubscriptionId,
 };
@@ -150,6 +151,11 @@ impl Subscription {
     /// How its table stands to its source.
     pub fn source(&self) -> SourceState {
         self.attachment.source()
+    }
+
+    /// Whoever has everything of its table up to here, or more, finds the rest in memory.
+    pub fn reaches_back_to(&self) -> Seq {
+        self.attachment.reaches_back_to()
     }
 
     /// Brings it closer to being live; see [`Attachment::advance`].
