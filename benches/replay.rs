@@ -2,13 +2,14 @@
 //! as a subscription gets them: `cargo bench --bench replay`.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use serde_json::json;
 use starfeed::change::{Document, Epoch, Key, Seq, Table};
 use starfeed::clock::Clock;
 use starfeed::config::Limits;
-use starfeed::feed::{CatchUp, CatchUpBudget, Content, Cursor, read_page};
+use starfeed::feed::{Asked, CatchUp, CatchUpBudget, Content, Cursor, PageRequest, Pages, PagesLimits};
 use starfeed::matcher::{Filter, FilterLimits};
 use starfeed::metrics::Metrics;
 use starfeed::store::{ChangePage, FileDisk, Mutation, PageBudget, Snapshot, Store, StoreOptions, StoreSecret, Unit};
@@ -86,16 +87,17 @@ fn of_the_store(group: &mut BenchmarkGroup<'_, WallTime>, snapshot: &Snapshot) {
 }
 
 /// Reads what a subscription gets from `cursor` to the end of the store; returns how many rows and changes that is.
-fn read_to_the_end(snapshot: &Snapshot, view: &View, mut cursor: Cursor, upto: Seq, metrics: &Metrics) -> usize {
+fn read_to_the_end(store: &Store, pages: &Arc<Pages>, view: &Arc<View>, mut cursor: Cursor) -> usize {
     let budget = CatchUpBudget { page: page(), coalesce: false };
+    let upto = store.position().seq;
     let mut count = 0;
     let from_rows = matches!(cursor, Cursor::Snapshot { .. });
     loop {
-        let CatchUp::Page(page) = read_page(snapshot, view, &cursor, budget, metrics).expect("a page") else {
-            panic!("nothing was trimmed")
-        };
+        let request = PageRequest { view: Arc::clone(view), cursor, budget, at_least: Seq::ZERO };
+        let Asked::Unread(page) = pages.ask(request, upto) else { panic!("nothing is kept") };
+        let CatchUp::Page(page) = page.read(store).expect("a page") else { panic!("nothing was trimmed") };
         count += page.items.iter().filter(|item| matches!(item.content, Content::Row(_)) == from_rows).count();
-        cursor = page.cursor;
+        cursor = page.cursor.clone();
         match cursor {
             Cursor::After(_) if from_rows => return black_box(count),
             Cursor::After(after) if after == upto => return black_box(count),
@@ -104,14 +106,15 @@ fn read_to_the_end(snapshot: &Snapshot, view: &View, mut cursor: Cursor, upto: S
     }
 }
 
-fn of_a_subscription(group: &mut BenchmarkGroup<'_, WallTime>, snapshot: &Snapshot) {
-    let metrics = Metrics::default();
-    let upto = snapshot.position().seq;
+fn of_a_subscription(group: &mut BenchmarkGroup<'_, WallTime>, store: &Store) {
+    // So little is kept for others that each page is read.
+    let limits = PagesLimits { bytes: 1, kept_ms: 0, range: page() };
+    let pages = Pages::new(limits, Arc::new(Metrics::default()));
     let tenth = Filter::parse("part == 3", &FilterLimits::default()).expect("a filter");
     for (name, filter, share) in [("", None, 1), (", a filter takes a tenth", Some(tenth.into()), 10)] {
-        let view = View { table: Table::new(TABLE), secrets: &[], keys: KeyRule::Any, filter };
+        let view = Arc::new(View { table: Table::new(TABLE), secrets: &[], keys: KeyRule::Any, filter });
         let read = |cursor, expected| {
-            let count = read_to_the_end(snapshot, &view, cursor, upto, &metrics);
+            let count = read_to_the_end(store, &pages, &view, cursor);
             assert_eq!(count, expected / share);
         };
         group.throughput(Throughput::Elements(ROWS as u64));
@@ -132,7 +135,7 @@ fn replay(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("replay");
     group.sample_size(10);
     of_the_store(&mut group, &snapshot);
-    of_a_subscription(&mut group, &snapshot);
+    of_a_subscription(&mut group, &store);
 }
 
 criterion_group! {
