@@ -108,7 +108,7 @@ mod tests {
         for length in lengths {
             let header = match length {
                 ..=125 => vec![0x82, length as u8],
-                ..=65_535 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
+                126..=65_535 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
                 _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
             };
             let (frame, rest) = bytes.split_at(header.len() + length);

@@ -84,7 +84,7 @@ impl Client {
 
 impl Way for Client {
     fn send(&self, frames: &[u8]) -> Result<bool, Gone> {
-        let takes = !self.is_slow || self.sends.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+        let takes = !self.is_slow || self.sends.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
         let mut unsent = self.unsent();
         if takes && unsent.is_empty() {
             self.take(frames);

@@ -154,7 +154,7 @@ fn handed_over(first: u64, last: u64, subscribers: usize) -> ViewChanges {
         old_version: Seq(number - 1),
         new: Some(document(&format!(r#"{{"name":"P{number}"}}"#))),
         time: Timestamp(0),
-        cause: if number % 2 == 0 { Cause::Resync } else { Cause::Write },
+        cause: if number.is_multiple_of(2) { Cause::Resync } else { Cause::Write },
     };
     let view = |number| ViewChange::new(Published::new(change(number), &[]), ChangeKind::Updated, Summary::default());
     ViewChanges::new((first..=last).map(view).collect(), subscribers)
