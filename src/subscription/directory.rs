@@ -112,7 +112,12 @@ impl Directory {
 impl Listing {
     /// Lists a subscription, by its number on the connection.
     pub fn add(&self, subscription_id: i32, subject: Subject, progress: Progress) {
-        self.lock().push(Listed { subscription_id, subject, progress });
+        let mut subscriptions = self.lock();
+        // Left alone, a vector begins with room for four.
+        if subscriptions.len() < 4 {
+            subscriptions.reserve_exact(1);
+        }
+        subscriptions.push(Listed { subscription_id, subject, progress });
     }
 
     /// Notes how far a subscription is.

@@ -8,6 +8,7 @@ use anyhow::ensure;
 
 use super::connection::{Address, Connection, Outgoing, Progress, READ_BUFFER_BYTES};
 use super::frame::Opcode;
+use super::pin;
 use super::poller::Poller;
 
 /// Nanoseconds since the beginning of an engine.
@@ -31,6 +32,8 @@ pub(super) type Answer = (&'static [u8], Opcode);
 #[derive(Debug)]
 pub(super) struct Engine {
     poller: Poller,
+    /// Nothing where the thread has a processor for itself: to wake somebody costs whoever sends, and here that is the server.
+    wait_max: Duration,
     connections: Vec<Slot>,
     buffer: Vec<u8>,
     base: Instant,
@@ -55,6 +58,7 @@ impl Engine {
     pub(super) fn new(stop: Stop) -> anyhow::Result<Self> {
         Ok(Self {
             poller: Poller::new()?,
+            wait_max: if pin::has_own_processor() { Duration::ZERO } else { WAIT_MAX },
             connections: Vec::new(),
             buffer: vec![0; READ_BUFFER_BYTES],
             base: Instant::now(),
@@ -140,7 +144,7 @@ impl Engine {
     /// Waits until something comes, but for `wait` at most, and takes all that is there.
     pub(super) fn turn(&mut self, wait: Duration, audience: &mut impl Audience) -> anyhow::Result<()> {
         self.stop.check()?;
-        let count = self.poller.wait(wait.min(WAIT_MAX))?;
+        let count = self.poller.wait(wait.min(self.wait_max))?;
         if count == 0 {
             return audience.between(self.now());
         }

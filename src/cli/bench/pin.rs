@@ -25,6 +25,11 @@ impl Cores {
     }
 }
 
+/// Whether this thread runs on one processor only, which it has for itself then.
+pub(super) fn has_own_processor() -> bool {
+    sched_getaffinity(None).is_ok_and(|allowed| allowed.count() == 1)
+}
+
 impl Core {
     /// The number that the system gives it.
     pub(super) fn number(self) -> usize {

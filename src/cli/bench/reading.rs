@@ -284,8 +284,8 @@ async fn read(
     })
 }
 
-const PAGES_READ: &str = "starfeed_snapshot_pages_read";
-const PAGES_SHARED: &str = "starfeed_snapshot_pages_shared";
+const PAGES_READ: &str = "starfeed_pages_read";
+const PAGES_SHARED: &str = "starfeed_pages_shared";
 
 /// How many pages were read and shared so far; `None` of a server that does not count them.
 fn pages(subject: &Subject) -> anyhow::Result<Option<(u64, u64)>> {

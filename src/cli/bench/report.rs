@@ -188,7 +188,7 @@ impl Setting {
         }
         match self.cores {
             Some(Cores { server, generator }) => text.push_str(&format!(
-                ", server pinned to processor {}, generator to {}",
+                ", server pinned to processor {}, generator to {}, where it never sleeps",
                 server.number(),
                 generator.number()
             )),
