@@ -38,16 +38,17 @@ fn standing(after: u64) -> Standing {
     Standing { after: Seq(after), summary, is_counted: true }
 }
 
+const LIMITS: FeedLimits = FeedLimits {
+    window_bytes: 1 << 20,
+    table_filter_cost: 100,
+    pattern_bytes: 1 << 20,
+    direct_writes: 4,
+    hash_seed: 1,
+};
+
 fn feeds() -> (Arc<Feeds>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
-    let limits = FeedLimits {
-        window_bytes: 1 << 20,
-        table_filter_cost: 100,
-        pattern_bytes: 1 << 20,
-        direct_writes: 4,
-        hash_seed: 1,
-    };
-    (Feeds::new(Seq(11), limits, Arc::clone(&metrics)), metrics)
+    (Feeds::new(Seq(11), LIMITS, Arc::clone(&metrics)), metrics)
 }
 
 fn view(filter: Option<&str>) -> Arc<View> {
@@ -116,20 +117,13 @@ fn a_token_is_not_believed_against_a_count() {
 #[test]
 fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() {
     let metrics = Metrics::default();
-    let limits = FeedLimits {
-        window_bytes: 1 << 20,
-        table_filter_cost: 100,
-        pattern_bytes: 1 << 20,
-        direct_writes: 4,
-        hash_seed: 1,
-    };
     let mut views = Views::new(1);
-    let (going, _) = views.attach(&view(Some("a == 1")), &limits).expect("cheap");
+    let (going, _) = views.attach(&view(Some("a == 1")), &LIMITS).expect("cheap");
     let mut lent = views.lend().expect("there is a filter");
     let batch = [Published::new(change(12), &[])];
     let matched = lent.run(&batch);
     views.detach(going, SubscriptionId(1));
-    let (coming, _) = views.attach(&view(Some("a == 2")), &limits).expect("cheap");
+    let (coming, _) = views.attach(&view(Some("a == 2")), &LIMITS).expect("cheap");
     let outbox = outbox();
     let live = Live { outbox: Arc::clone(&outbox), after: Seq(11), summary: standing(11).summary, plain: None };
     views.go_live(coming, SubscriptionId(2), live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
