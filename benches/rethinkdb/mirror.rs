@@ -173,7 +173,7 @@ impl Mirrored {
     fn subscribe(&self) -> Attachment {
         let secrets = stored_table(TABLE).expect("a table").secrets;
         let view = View { table: Table::new(TABLE), secrets, keys: KeyRule::Any, filter: None };
-        self.feeds.attach(&Arc::new(view), SubscriptionId(1)).expect("a subscription")
+        self.feeds.attach(&Arc::new(view), SubscriptionId::new(0, 1)).expect("a subscription")
     }
 
     async fn end(self) {

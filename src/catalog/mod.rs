@@ -87,5 +87,10 @@ pub fn table(name: &str) -> Option<&'static CatalogTable> {
     TABLES.iter().find(|table| table.name == name)
 }
 
+/// The streamed table whose list events have this number.
+pub(crate) fn table_of_event(event_number: u32) -> Option<&'static CatalogTable> {
+    TABLES.iter().find(|table| table.event_number == event_number)
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! is *behind* and catches up page by page ([`Pages`]), from the snapshot, the log and at last the feed's own
 //! window of recent changes. [`Attachment::advance`] is the one door from behind to live.
 
+mod audience;
 mod bells;
 mod catch_up;
 mod counted;
@@ -44,9 +45,24 @@ use crate::store::CommitObserver;
 use crate::summary::Summary;
 use crate::view::{Secret, View};
 
-/// A subscription, unique in this process.
+/// A subscription, unique in this process as long as it is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SubscriptionId(pub u64);
+pub struct SubscriptionId {
+    connection: u32,
+    number: i32,
+}
+
+impl SubscriptionId {
+    /// The one with this `number` on `connection`.
+    pub fn new(connection: u32, number: i32) -> Self {
+        Self { connection, number }
+    }
+
+    /// Its number on its connection, by which its client knows it.
+    pub fn number(self) -> i32 {
+        self.number
+    }
+}
 
 /// What a subscriber that is behind does next.
 #[derive(Clone, Debug)]
@@ -70,6 +86,8 @@ pub struct FeedLimits {
     pub pattern_bytes: usize,
     /// Connections that a publisher delivers to by itself; the others are woken.
     pub direct_writes: usize,
+    /// Bytes that are put into outboxes at a time, of changes that were committed together; then they are delivered first.
+    pub handed_bytes: usize,
     /// Decides how the values in filters are hashed; no client may know it.
     pub hash_seed: u64,
 }
@@ -85,6 +103,10 @@ pub struct Feed {
     metrics: Arc<Metrics>,
 }
 
+/// Changes that are matched and handed over at a time have so many bytes: those of different subscribers have a place in the
+/// same write to a socket, and nobody has to wait for all of a large commit.
+const PORTION_BYTES: usize = 256 * 1024;
+
 struct FeedState {
     source: FeedSource,
     window: Window,
@@ -95,6 +117,28 @@ struct FeedState {
 }
 
 impl Feed {
+    /// Hands over `changes`, the next ones of the table, in portions that outboxes have room for. `deliver` is called between
+    /// two of them, with the outboxes that were empty; those of the last one are left in `ready`.
+    fn publish_in_portions(
+        &self,
+        mut changes: Vec<Change>,
+        ready: &mut Vec<Arc<Outbox>>,
+        handed_bytes: usize,
+        deliver: impl Fn(&mut Vec<Arc<Outbox>>),
+    ) {
+        loop {
+            let audience = self.lock().views.unfiltered_count().max(1);
+            let bytes_max = PORTION_BYTES.min(handed_bytes / audience);
+            let rest = changes.split_off(begun_within(&changes, bytes_max));
+            self.publish(changes, ready);
+            if rest.is_empty() {
+                return;
+            }
+            deliver(ready);
+            changes = rest;
+        }
+    }
+
     /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern; puts the outboxes that
     /// were empty to `ready`.
     fn publish(&self, changes: Vec<Change>, ready: &mut Vec<Arc<Outbox>>) {
@@ -139,8 +183,9 @@ impl Feed {
                 drop(state);
                 state = self.lock();
             }
-            let live = Live { outbox: Arc::clone(outbox), after, summary: standing.summary, plain };
-            if state.views.go_live(ids.0, ids.1, live, standing, handed_over) == GoneLive::Diverged {
+            let live =
+                Live { subscription: ids.1, outbox: Arc::clone(outbox), after, summary: standing.summary, plain };
+            if state.views.go_live(ids.0, live, standing, handed_over) == GoneLive::Diverged {
                 self.metrics.divergences.inc();
                 tracing::error!(table = %self.table, %after, "a view differs from what its subscribers were sent");
             }
@@ -186,6 +231,17 @@ impl Feed {
     fn lock(&self) -> MutexGuard<'_, FeedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many of `changes` begin within `bytes_max` bytes; at least the first one does.
+fn begun_within(changes: &[Change], bytes_max: usize) -> usize {
+    let mut bytes = 0;
+    let begins_within = |change: &&Change| {
+        let is_within = bytes == 0 || bytes < bytes_max;
+        bytes += change.size();
+        is_within
+    };
+    changes.iter().take_while(begins_within).count()
 }
 
 /// Where a subscriber is, and what it holds there.
@@ -325,11 +381,15 @@ impl Feeds {
         drop(state);
         let mut ready = Vec::new();
         for (feed, batch) in batches {
-            feed.publish(batch, &mut ready);
+            feed.publish_in_portions(batch, &mut ready, self.limits.handed_bytes, |ready| self.deliver(ready));
         }
         self.handed_over.fetch_max(upto.0, Ordering::Release);
-        // Under no lock, since this thread may go the whole way to the sockets now.
-        for (at, outbox) in ready.iter().enumerate() {
+        self.deliver(&mut ready);
+    }
+
+    /// Delivers what waits in the outboxes. Called under no lock, since this thread may go the whole way to the sockets.
+    fn deliver(&self, ready: &mut Vec<Arc<Outbox>>) {
+        for (at, outbox) in ready.drain(..).enumerate() {
             if at < self.limits.direct_writes { outbox.deliver() } else { outbox.wake() }
         }
     }

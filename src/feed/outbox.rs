@@ -48,6 +48,12 @@ impl Waiting {
         self.bytes_max.saturating_sub(self.bytes())
     }
 
+    /// The bytes that there is room for of pages for those that are behind. They may take half of all: otherwise those that
+    /// catch up would leave no room for those that are live, and make them fall behind as well.
+    pub fn room_for_pages(&self) -> usize {
+        (self.bytes_max / 2).saturating_sub(self.bytes())
+    }
+
     /// Counts bytes that wait from now on. They are counted where they cannot be refused, too.
     pub fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -111,18 +117,42 @@ static NEXT_BATCH: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Debug)]
 pub struct ViewChanges {
     id: u64,
-    batch: Arc<[Arc<ViewChange>]>,
+    batch: Batch,
     range: Range<usize>,
     /// Bytes of those in the range.
     bytes: usize,
     has_many_subscribers: bool,
 }
 
+/// Behind most filters there is one change at a time, which needs no list.
+#[derive(Clone, Debug)]
+enum Batch {
+    One(Arc<ViewChange>),
+    Several(Arc<[Arc<ViewChange>]>),
+}
+
+impl Batch {
+    fn changes(&self) -> &[Arc<ViewChange>] {
+        match self {
+            Self::One(change) => std::slice::from_ref(change),
+            Self::Several(changes) => changes,
+        }
+    }
+}
+
 impl ViewChanges {
-    pub(crate) fn new(batch: Vec<Arc<ViewChange>>, subscribers: usize) -> Self {
-        let (range, bytes) = (0..batch.len(), batch.iter().map(|change| change.published().size()).sum());
+    /// Takes all of `changes`, which are not none, and leaves their room.
+    pub(crate) fn new(changes: &mut Vec<Arc<ViewChange>>, subscribers: usize) -> Self {
+        let (range, bytes) = (0..changes.len(), changes.iter().map(|change| change.published().size()).sum());
         let id = NEXT_BATCH.fetch_add(1, Ordering::Relaxed);
-        Self { id, batch: batch.into(), range, bytes, has_many_subscribers: subscribers >= MANY_SUBSCRIBERS }
+        let last = changes.pop().expect("a batch has changes");
+        let batch = if changes.is_empty() {
+            Batch::One(last)
+        } else {
+            changes.push(last);
+            Batch::Several(changes.drain(..).collect())
+        };
+        Self { id, batch, range, bytes, has_many_subscribers: subscribers >= MANY_SUBSCRIBERS }
     }
 
     /// Equal for equal changes, and for no others.
@@ -137,7 +167,7 @@ impl ViewChanges {
 
     /// Those that are left, oldest first.
     pub fn left(&self) -> &[Arc<ViewChange>] {
-        &self.batch[self.range.clone()]
+        &self.batch.changes()[self.range.clone()]
     }
 
     /// The newest of them.
@@ -159,7 +189,7 @@ impl ViewChanges {
     /// Takes the first `count`.
     fn split_off_front(&mut self, count: usize) -> Self {
         let middle = self.range.start + count;
-        let front = Self { batch: Arc::clone(&self.batch), range: self.range.start..middle, bytes: 0, ..*self };
+        let front = Self { batch: self.batch.clone(), range: self.range.start..middle, bytes: 0, ..*self };
         let bytes = front.left().iter().map(|change| change.published().size()).sum();
         self.range.start = middle;
         self.bytes -= bytes;
@@ -191,7 +221,7 @@ impl Iterator for ViewChanges {
 
     fn next(&mut self) -> Option<Arc<ViewChange>> {
         let at = self.range.next()?;
-        let change = Arc::clone(&self.batch[at]);
+        let change = Arc::clone(&self.batch.changes()[at]);
         self.bytes -= change.published().size();
         Some(change)
     }
@@ -227,7 +257,8 @@ impl Outbox {
     }
 
     /// Hands over those of `changes` that `live` does not have, as many as fit. Whoever does it sees to [`Outbox::deliver`].
-    pub(super) fn push(&self, subscription: SubscriptionId, live: &Live, changes: &ViewChanges) -> Pushed {
+    pub(super) fn push(&self, live: &Live, changes: &ViewChanges) -> Pushed {
+        let subscription = live.subscription;
         if PlantedBug::WakesBeforeThereIsSomething.is_planted() {
             self.outlet.wake();
         }
@@ -319,28 +350,19 @@ impl Outbox {
         Some(delivery)
     }
 
-    /// Takes what waits, if that is nothing but changes of one subscription, of `bytes_max` bytes at most, that are wanted and
-    /// of which a message each is all that the subscriber gets.
-    pub fn pop_plain(
-        &self,
-        bytes_max: usize,
-        is_wanted: impl FnOnce(MessageKind, &ViewChanges) -> bool,
-    ) -> Option<(MessageKind, ViewChanges)> {
+    /// Takes what waits, if that is `bytes_max` bytes at most and nothing but changes of which a message each is all that the
+    /// subscribers get; `take` learns of it, oldest first. `false`, and all is left, if it is anything else.
+    pub fn take_plain(&self, bytes_max: usize, mut take: impl FnMut(MessageKind, ViewChanges)) -> bool {
         let mut state = self.lock();
-        if state.queue.len() > 1 {
-            return None;
+        let is_plain = |delivery: &Delivery| matches!(delivery, Delivery::Changes { plain: Some(_), .. });
+        if state.bytes > bytes_max || state.queue.is_empty() || !state.queue.iter().all(is_plain) {
+            return false;
         }
-        let is_plain = |delivery: &mut Delivery| match delivery {
-            Delivery::Changes { changes, plain: Some(kind), .. } => {
-                changes.bytes <= bytes_max && is_wanted(*kind, changes)
-            }
-            _ => false,
-        };
-        let Some(Delivery::Changes { changes, plain: Some(kind), .. }) = state.queue.pop_front_if(is_plain) else {
-            return None;
-        };
-        state.took(changes.bytes, &self.waiting);
-        Some((kind, changes))
+        while let Some(Delivery::Changes { changes, plain: Some(kind), .. }) = state.queue.pop_front() {
+            state.took(changes.bytes, &self.waiting);
+            take(kind, changes);
+        }
+        true
     }
 
     /// What waits for all connections together.

@@ -43,6 +43,7 @@ const LIMITS: FeedLimits = FeedLimits {
     table_filter_cost: 100,
     pattern_bytes: 1 << 20,
     direct_writes: 4,
+    handed_bytes: 1 << 20,
     hash_seed: 1,
 };
 
@@ -69,6 +70,53 @@ fn taken(outbox: &Outbox) -> Vec<Delivery> {
     std::iter::from_fn(|| outbox.pop(usize::MAX)).collect()
 }
 
+/// Takes what waits whenever it is delivered, as a client that keeps up.
+#[derive(Default)]
+struct Taker {
+    taken: Mutex<Vec<Seq>>,
+    times: AtomicU64,
+}
+
+impl Outlet for Taker {
+    fn wake(&self) {}
+
+    fn deliver(&self, outbox: &Outbox) {
+        self.times.fetch_add(1, Ordering::SeqCst);
+        for delivery in taken(outbox) {
+            let Delivery::Changes { changes, .. } = delivery else { panic!("{delivery:?}") };
+            self.taken.lock().expect("no panic").extend(changes.map(|change| change.published().seq()));
+        }
+    }
+}
+
+/// All of it would be more than may wait.
+#[test]
+fn a_large_commit_is_delivered_in_portions_and_nobody_falls_behind() {
+    let metrics = Arc::new(Metrics::default());
+    let bytes_max = 100 * change(1000).size();
+    let feeds =
+        Feeds::new(Seq(0), FeedLimits { handed_bytes: bytes_max, direct_writes: 20, ..LIMITS }, Arc::clone(&metrics));
+    let waiting = Waiting::new(bytes_max);
+    let subscribers: Vec<(Arc<Taker>, Arc<Outbox>, Attachment)> = (0..20)
+        .map(|id| {
+            let taker = Arc::new(Taker::default());
+            let outbox = Outbox::new(1 << 20, Arc::clone(&waiting), Arc::clone(&taker) as _);
+            let attachment = feeds.attach(&view(None), SubscriptionId::new(0, id)).expect("no filter");
+            go_live(&attachment, standing(0), &outbox);
+            (taker, outbox, attachment)
+        })
+        .collect();
+    feeds.publish((1..=1000).map(change).collect(), Seq(1000));
+    assert_eq!(metrics.fell_behind.get(), 0);
+    for (taker, outbox, attachment) in &subscribers {
+        assert!(outbox.is_empty());
+        assert_eq!(*taker.taken.lock().expect("no panic"), (1..=1000).map(Seq).collect::<Vec<_>>());
+        assert!(attachment.mark(), "it is live");
+    }
+    assert_eq!(waiting.bytes(), 0);
+    assert!(subscribers[0].0.times.load(Ordering::SeqCst) > 100, "five changes each time");
+}
+
 /// 12 to 15 are one commit. One subscriber has read all of it from the store, the page of another one ended in its middle,
 /// and a third one has nothing of it.
 #[test]
@@ -77,7 +125,7 @@ fn what_is_on_disk_before_it_is_handed_over_is_counted_once() {
     let view = view(None);
     let outboxes: Vec<(u64, Arc<Outbox>)> = [15, 13, 11].into_iter().map(|after| (after, outbox())).collect();
     let attachments: Vec<Attachment> =
-        (1..=3).map(|id| feeds.attach(&view, SubscriptionId(id)).expect("no filter")).collect();
+        (1..=3).map(|id| feeds.attach(&view, SubscriptionId::new(0, id)).expect("no filter")).collect();
     for (attachment, (after, outbox)) in attachments.iter().zip(&outboxes) {
         go_live(attachment, standing(*after), outbox);
     }
@@ -102,8 +150,8 @@ fn a_token_is_not_believed_against_a_count() {
     let (feeds, metrics) = feeds();
     let view = view(None);
     let (right, wrong) = (outbox(), outbox());
-    let counted = feeds.attach(&view, SubscriptionId(1)).expect("no filter");
-    let resumed = feeds.attach(&view, SubscriptionId(2)).expect("no filter");
+    let counted = feeds.attach(&view, SubscriptionId::new(0, 1)).expect("no filter");
+    let resumed = feeds.attach(&view, SubscriptionId::new(0, 2)).expect("no filter");
     go_live(&counted, standing(11), &right);
     go_live(&resumed, Standing { is_counted: false, summary: standing(9).summary, ..standing(11) }, &wrong);
     assert_eq!(metrics.divergences.get(), 1);
@@ -122,11 +170,13 @@ fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() 
     let mut lent = views.lend().expect("there is a filter");
     let batch = [Published::new(change(12), &[])];
     let matched = lent.run(&batch);
-    views.detach(going, SubscriptionId(1));
+    views.detach(going, SubscriptionId::new(0, 1));
     let (coming, _) = views.attach(&view(Some("a == 2")), &LIMITS).expect("cheap");
     let outbox = outbox();
-    let live = Live { outbox: Arc::clone(&outbox), after: Seq(11), summary: standing(11).summary, plain: None };
-    views.go_live(coming, SubscriptionId(2), live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
+    let subscription = SubscriptionId::new(0, 2);
+    let (after, summary) = (Seq(11), standing(11).summary);
+    let live = Live { subscription, outbox: Arc::clone(&outbox), after, summary, plain: None };
+    views.go_live(coming, live, Standing { summary: Summary::default(), ..standing(11) }, Seq(11));
     views.hand_over(&batch, &matched, &metrics, &mut Vec::new());
     views.give_back(lent);
     assert!(outbox.is_empty(), "its filter does not match");
@@ -139,7 +189,7 @@ fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() 
 #[test]
 fn filters_that_cost_much_are_bounded_and_give_back_what_they_took() {
     let (feeds, _) = feeds();
-    let attach = |id, filter: &str| feeds.attach(&view(Some(filter)), SubscriptionId(id));
+    let attach = |id, filter: &str| feeds.attach(&view(Some(filter)), SubscriptionId::new(0, id));
     let scanned = "limit_exceeded: with yours, the filters of this table that an index does not make cheap would cost more than 100";
     for filter in ["a.contains('x')", "b == 1 && a.contains('x')"] {
         let error = attach(1, filter).expect_err("it is dear").to_string();

@@ -1,8 +1,12 @@
 //! The distinct views of a table: each filter is evaluated once, however many subscribe with it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+
+use super::audience::Audience;
 use super::outbox::ViewChanges;
 use super::{AttachError, FeedLimits, MessageKind, Outbox, Published, Standing, SubscriptionId, ViewChange};
 use crate::change::{Change, ChangeKind, Seq};
@@ -16,10 +20,8 @@ use crate::view::{KeyRule, View, kind_in_view};
 pub(super) struct ViewId(u32);
 
 /// What tells views of one table apart.
-type ViewKey = (KeyRule, Option<Arc<str>>);
-
-fn key_of(view: &View) -> ViewKey {
-    (view.keys, view.filter.as_ref().map(|filter| Arc::clone(filter.shared_canonical())))
+fn key_of(view: &View) -> (KeyRule, Option<&str>) {
+    (view.keys, view.filter.as_ref().map(|filter| filter.canonical()))
 }
 
 /// What filters demand of the server, beyond what an index makes cheap.
@@ -60,13 +62,15 @@ impl Demand {
 struct ViewState {
     view: Arc<View>,
     filter: Option<FilterId>,
-    subscriptions: usize,
-    live: BTreeMap<SubscriptionId, Live>,
+    subscriptions: u32,
+    live: Audience,
     /// The rows of the view at a position, once somebody has counted them.
     standing: Option<Standing>,
 }
 
+#[derive(Debug)]
 pub(super) struct Live {
+    pub(super) subscription: SubscriptionId,
     pub(super) outbox: Arc<Outbox>,
     /// The last change the subscriber has; only later ones are handed over.
     pub(super) after: Seq,
@@ -80,7 +84,8 @@ pub(super) struct Live {
 pub(super) struct Views {
     slots: Vec<Option<ViewState>>,
     free: Vec<u32>,
-    by_key: HashMap<ViewKey, ViewId>,
+    by_key: HashTable<ViewId>,
+    hashing: FixedState,
     /// The views without a filter, which every change concerns.
     unfiltered: Vec<ViewId>,
     /// By the number of their filter: a view for each rule of keys.
@@ -137,7 +142,8 @@ impl Views {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
+            hashing: FixedState::with_seed(seed),
             unfiltered: Vec::new(),
             by_filter: Vec::new(),
             demand: Demand::default(),
@@ -148,15 +154,21 @@ impl Views {
 
     /// Adds a subscription to `view`, or to the one that is like it.
     pub(super) fn attach(&mut self, view: &Arc<View>, limits: &FeedLimits) -> Result<(ViewId, Arc<View>), AttachError> {
-        let key = key_of(view);
-        if let Some(&id) = self.by_key.get(&key) {
+        let hash = self.hashing.hash_one(key_of(view));
+        let is_it = |id: &ViewId| key_of(&self.state(*id).view) == key_of(view);
+        if let Some(&id) = self.by_key.find(hash, is_it) {
             let state = self.state_mut(id);
             state.subscriptions += 1;
             return Ok((id, Arc::clone(&state.view)));
         }
         self.demand.add(Demand::of(view), limits)?;
-        let state =
-            ViewState { view: Arc::clone(view), filter: None, subscriptions: 1, live: BTreeMap::new(), standing: None };
+        let state = ViewState {
+            view: Arc::clone(view),
+            filter: None,
+            subscriptions: 1,
+            live: Audience::default(),
+            standing: None,
+        };
         let id = match self.free.pop() {
             Some(slot) => ViewId(slot),
             None => {
@@ -165,7 +177,11 @@ impl Views {
             }
         };
         self.slots[id.0 as usize] = Some(state);
-        self.by_key.insert(key, id);
+        let Self { by_key, hashing, slots, .. } = self;
+        by_key.insert_unique(hash, id, |id| {
+            let state = slots[id.0 as usize].as_ref().expect("a view that is found is there");
+            hashing.hash_one(key_of(&state.view))
+        });
         match (&view.filter, &self.matching) {
             (None, _) => self.unfiltered.push(id),
             (Some(_), Some(_)) => self.add_filter(id),
@@ -176,13 +192,15 @@ impl Views {
 
     pub(super) fn detach(&mut self, id: ViewId, subscription: SubscriptionId) {
         let state = self.state_mut(id);
-        state.live.remove(&subscription);
+        state.live.remove(subscription);
         state.subscriptions -= 1;
         if state.subscriptions > 0 {
             return;
         }
         let state = self.slots[id.0 as usize].take().expect("a view stays as long as it has subscriptions");
-        self.by_key.remove(&key_of(&state.view));
+        let hash = self.hashing.hash_one(key_of(&state.view));
+        let entry = self.by_key.find_entry(hash, |other| *other == id).expect("a view is found by its key");
+        entry.remove();
         self.free.push(id.0);
         self.unfiltered.retain(|other| *other != id);
         self.demand.remove(Demand::of(&state.view));
@@ -242,12 +260,13 @@ impl Views {
         metrics: &Metrics,
         ready: &mut Vec<Arc<Outbox>>,
     ) {
+        let mut room = Vec::new();
         for at in 0..self.unfiltered.len() {
             let changes = batch.iter().filter_map(|published| {
                 let Change { old, new, .. } = published.change();
                 Some((published, kind_in_view(old.is_some(), new.is_some())?))
             });
-            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics, ready);
+            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics, &mut room, ready);
         }
         for of_filter in matched.chunk_by(|one, other| one.filter == other.filter) {
             // A view whose last subscriber left while it was matched is gone.
@@ -255,23 +274,19 @@ impl Views {
                 let changes = of_filter
                     .iter()
                     .filter_map(|matched| Some((&batch[matched.at], kind_in_view(matched.before, matched.after)?)));
-                self.state_mut(id).hand_over(changes, metrics, ready);
+                self.state_mut(id).hand_over(changes, metrics, &mut room, ready);
             }
         }
     }
 
     /// Makes the subscriber live, who stands where `standing` says. Everything up to `handed_over` was handed to the others of
     /// the view.
-    pub(super) fn go_live(
-        &mut self,
-        id: ViewId,
-        subscription: SubscriptionId,
-        live: Live,
-        standing: Standing,
-        handed_over: Seq,
-    ) -> GoneLive {
+    pub(super) fn go_live(&mut self, id: ViewId, live: Live, standing: Standing, handed_over: Seq) -> GoneLive {
         let state = self.state_mut(id);
-        state.live.insert(subscription, live);
+        state.live.insert(live);
+        if let Some(filter) = &state.view.filter {
+            filter.rest();
+        }
         let Some(known) = state.standing else {
             state.standing = Some(standing);
             return GoneLive::AsExpected;
@@ -293,7 +308,7 @@ impl Views {
     }
 
     pub(super) fn live(&self, id: ViewId, subscription: SubscriptionId) -> Option<&Live> {
-        self.state(id).live.get(&subscription)
+        self.state(id).live.get(subscription)
     }
 
     pub(super) fn summary(&self, id: ViewId) -> Option<Summary> {
@@ -303,13 +318,18 @@ impl Views {
     /// Does something for each subscriber that is live.
     pub(super) fn for_each_live(&self, mut work: impl FnMut(SubscriptionId, &Outbox)) {
         for state in self.slots.iter().flatten() {
-            state.live.iter().for_each(|(subscription, live)| work(*subscription, &live.outbox));
+            state.live.for_each(|live| work(live.subscription, &live.outbox));
         }
     }
 
     /// The subscribers that are live.
     pub(super) fn live_count(&self) -> usize {
         self.slots.iter().flatten().map(|state| state.live.len()).sum()
+    }
+
+    /// The subscribers that are live and get every change.
+    pub(super) fn unfiltered_count(&self) -> usize {
+        self.unfiltered.iter().map(|id| self.state(*id).live.len()).sum()
     }
 
     /// The distinct filters.
@@ -334,13 +354,14 @@ pub(super) enum GoneLive {
 }
 
 impl ViewState {
+    /// `batch` is room for the changes, empty before and after.
     fn hand_over<'a>(
         &mut self,
         changes: impl Iterator<Item = (&'a Arc<Published>, ChangeKind)>,
         metrics: &Metrics,
+        batch: &mut Vec<Arc<ViewChange>>,
         ready: &mut Vec<Arc<Outbox>>,
     ) {
-        let mut batch = Vec::new();
         for (published, kind) in changes {
             if !self.view.names(&published.change().key, &metrics.row_problems) {
                 continue;
@@ -351,7 +372,7 @@ impl ViewState {
                 published.apply(kind, &mut standing.summary);
                 standing.after = published.seq();
             }
-            if !self.live.is_empty() {
+            if self.live.len() > 0 {
                 batch.push(ViewChange::new(Arc::clone(published), kind, standing.summary));
             }
         }
@@ -360,8 +381,8 @@ impl ViewState {
         }
         let Some(standing) = self.standing else { return };
         let changes = ViewChanges::new(batch, self.live.len());
-        self.live.retain(|&subscription, live| {
-            let pushed = live.outbox.push(subscription, live, &changes);
+        self.live.retain(|live| {
+            let pushed = live.outbox.push(live, &changes);
             if pushed.is_first {
                 ready.push(Arc::clone(&live.outbox));
             }

@@ -1,7 +1,7 @@
 //! A filter: read, checked, brought into its canonical form and priced.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::access::access;
 use super::canonical;
@@ -106,11 +106,30 @@ impl fmt::Display for Cost {
 #[derive(Debug)]
 pub struct Filter {
     canonical: Arc<str>,
-    expression: Expression,
-    patterns: Patterns,
-    program: Program,
     is_indexed: bool,
     cost: Cost,
+    pattern_bytes: usize,
+    /// Read again from the text when somebody needs it: of very many filters only the texts are kept.
+    read: Mutex<Option<Arc<ReadFilter>>>,
+}
+
+/// A filter as it was read.
+#[derive(Debug)]
+pub(super) struct ReadFilter {
+    pub(super) expression: Expression,
+    pub(super) patterns: Patterns,
+    /// Made for the first document: where a table is empty there is none.
+    program: OnceLock<Program>,
+}
+
+impl ReadFilter {
+    fn new(expression: Expression, patterns: Patterns) -> Arc<Self> {
+        Arc::new(Self { expression, patterns, program: OnceLock::new() })
+    }
+
+    fn matches(&self, document: &Document) -> bool {
+        self.program.get_or_init(|| Program::compile(&self.expression, &self.patterns)).matches(document)
+    }
 }
 
 impl Filter {
@@ -136,9 +155,10 @@ impl Filter {
             );
             return Err(FilterError::new(0, message));
         }
-        let program = Program::compile(&expression, &patterns);
         let is_indexed = access(&expression, &|_| 0).is_some();
-        Ok(Self { canonical: written.text.into(), expression, patterns, program, is_indexed, cost })
+        let pattern_bytes = patterns.automaton_bytes();
+        let read = Mutex::new(Some(ReadFilter::new(expression, patterns)));
+        Ok(Self { canonical: written.text.into(), is_indexed, cost, pattern_bytes, read })
     }
 
     /// One text for all filters that trivially mean the same: it says what [`Filter::expression`] says. It may be longer
@@ -153,13 +173,33 @@ impl Filter {
     }
 
     /// The canonical form as a tree.
-    pub fn expression(&self) -> &Expression {
-        &self.expression
+    pub fn expression(&self) -> Expression {
+        self.read().expression.clone()
     }
 
     /// Whether `document` passes. One that is no JSON object does not, whatever the filter says.
     pub fn matches(&self, document: &Document) -> bool {
-        self.program.matches(document)
+        self.read().matches(document)
+    }
+
+    /// Nobody needs more than the text for a while: the rest is forgotten, unless it would be dear to read again.
+    pub fn rest(&self) {
+        if self.pattern_bytes == 0 {
+            self.lock().take();
+        }
+    }
+
+    pub(super) fn read(&self) -> Arc<ReadFilter> {
+        let mut read = self.lock();
+        let read = read.get_or_insert_with(|| {
+            let (expression, patterns) = parser::parse(&self.canonical).expect("a canonical text is a filter");
+            ReadFilter::new(canonical::normalize(expression), patterns)
+        });
+        Arc::clone(read)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<ReadFilter>>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether changes find it by an index; otherwise each is tried against it.
@@ -175,11 +215,7 @@ impl Filter {
 
     /// The bytes of the automata of its patterns.
     pub fn pattern_bytes(&self) -> usize {
-        self.patterns.automaton_bytes()
-    }
-
-    pub(super) fn patterns(&self) -> &Patterns {
-        &self.patterns
+        self.pattern_bytes
     }
 
     /// What it costs at most.

@@ -1,7 +1,7 @@
 //! The subscriptions of a session: each is live, or behind and catching up. One path serves those that are new, those that
 //! were cut off, and those whose client was too slow.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::follower::{Follower, Progress, Sealing};
@@ -73,7 +73,6 @@ pub(super) struct Followers {
     heartbeats: usize,
     /// Boxed, because a node of the map has room for eleven.
     by_id: BTreeMap<i32, Box<Follower>>,
-    ids: HashMap<SubscriptionId, i32>,
     /// Those that are behind, in turn; not the one whose page is open or read.
     behind: VecDeque<i32>,
     page: Option<OpenPage>,
@@ -109,7 +108,6 @@ impl Followers {
             collecting: BTreeSet::new(),
             heartbeats: 0,
             by_id: BTreeMap::new(),
-            ids: HashMap::new(),
             behind: VecDeque::new(),
             page: None,
             reading: None,
@@ -131,7 +129,6 @@ impl Followers {
 
     /// Adds a subscription; `reset` says why its client cannot go on where it wished to.
     pub(super) fn add(&mut self, subscription_id: i32, mut follower: Follower, reset: Option<ResetReason>) {
-        self.ids.insert(follower.subscription.id(), subscription_id);
         self.heartbeats += usize::from(follower.wishes.heartbeat_ms.is_some());
         if follower.collector.is_some() {
             self.collecting.insert(subscription_id);
@@ -163,7 +160,6 @@ impl Followers {
             self.ended.retain(|(id, _)| *id != subscription_id);
             return self.ended.len() < untold;
         };
-        self.ids.remove(&follower.subscription.id());
         self.listing.remove(subscription_id);
         self.collecting.remove(&subscription_id);
         self.heartbeats -= usize::from(follower.wishes.heartbeat_ms.is_some());
@@ -294,7 +290,7 @@ impl Followers {
         loop {
             match self.outbox.pop(TAKEN_BYTES)? {
                 Delivery::Changes { subscription, changes, .. } => {
-                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                    let Some((subscription_id, follower)) = follower(&mut self.by_id, subscription) else {
                         continue;
                     };
                     if let Some(changes) = follower.live_events(changes, &self.sealing) {
@@ -302,7 +298,7 @@ impl Followers {
                     }
                 }
                 Delivery::FellBehind { subscription, after, summary } => {
-                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                    let Some((subscription_id, follower)) = follower(&mut self.by_id, subscription) else {
                         continue;
                     };
                     follower.fall_behind(after, summary);
@@ -311,15 +307,15 @@ impl Followers {
                     self.announce(subscription_id, StateKind::Slow);
                 }
                 Delivery::Mark { subscription, at, summary } => {
-                    let Some((subscription_id, follower)) = follower(&self.ids, &mut self.by_id, subscription) else {
+                    let Some((subscription_id, follower)) = follower(&mut self.by_id, subscription) else {
                         continue;
                     };
                     follower.reach(at, summary);
                     self.announce(subscription_id, StateKind::Heartbeat);
                 }
                 Delivery::Source { subscription, state } => {
-                    if let Some(&subscription_id) = self.ids.get(&subscription) {
-                        self.source_changed(subscription_id, state);
+                    if self.by_id.contains_key(&subscription.number()) {
+                        self.source_changed(subscription.number(), state);
                     }
                 }
             }
@@ -451,7 +447,7 @@ impl Followers {
         self.pages.tick(self.now_ms);
         let waiting = self.outbox.waiting();
         let mut request = follower.page_request(cursor, budget);
-        if waiting.room() < budget.bytes {
+        if waiting.room_for_pages() < budget.bytes {
             if let Some(shared) = self.pages.shared(&request) {
                 return Asked::Shared(shared);
             }
@@ -502,12 +498,8 @@ fn event_message((subscription_id, event): (i32, Event)) -> ServerMessage {
     ServerMessage::Event { subscription_id, event }
 }
 
-/// `None` for a subscription that has ended since.
-fn follower<'a>(
-    ids: &HashMap<SubscriptionId, i32>,
-    by_id: &'a mut BTreeMap<i32, Box<Follower>>,
-    subscription: SubscriptionId,
-) -> Option<(i32, &'a mut Follower)> {
-    let subscription_id = *ids.get(&subscription)?;
+/// `None` for a subscription that has ended since; its number is not given again.
+fn follower(by_id: &mut BTreeMap<i32, Box<Follower>>, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
+    let subscription_id = subscription.number();
     Some((subscription_id, by_id.get_mut(&subscription_id)?))
 }

@@ -118,6 +118,8 @@ pub struct Session {
     /// Bytes on the wire of the requests that wait or are being written.
     unfinished_bytes: usize,
     writing: BTreeMap<WriteTicket, PendingWrite>,
+    /// How many of them are steps of requests that go on behind them.
+    steps_writing: usize,
     /// Writes that the store does not hold yet, answered or not.
     invisible: BTreeSet<WriteTicket>,
     next_ticket: u64,
@@ -163,6 +165,7 @@ impl Session {
             waiting: VecDeque::new(),
             unfinished_bytes: 0,
             writing: BTreeMap::new(),
+            steps_writing: 0,
             invisible: BTreeSet::new(),
             next_ticket: 0,
             reading: None,

@@ -122,7 +122,9 @@ impl Session {
         while let Some(first) = self.writing.first_entry()
             && first.get().result.is_some()
         {
-            let PendingWrite { request_id, size, reply, result } = first.remove();
+            let pending = first.remove();
+            self.steps_writing -= usize::from(pending.goes_on());
+            let PendingWrite { request_id, size, reply, result } = pending;
             self.unfinished_bytes -= size;
             let result = match result {
                 Some(Ok(Ok(outcomes))) => Ok(match reply {
@@ -149,7 +151,7 @@ impl Session {
 
     /// Whether a request of several steps is being carried out.
     fn has_steps(&self) -> bool {
-        self.step.is_some() || self.writing.values().any(PendingWrite::goes_on)
+        self.step.is_some() || self.steps_writing > 0
     }
 
     pub(super) fn respond(&mut self, request_id: i32, result: Result<Body, String>) {
@@ -302,6 +304,7 @@ impl Session {
     fn add_write(&mut self, pending: PendingWrite) -> WriteTicket {
         let ticket = WriteTicket(self.next_ticket);
         self.next_ticket += 1;
+        self.steps_writing += usize::from(pending.goes_on());
         self.writing.insert(ticket, pending);
         ticket
     }
@@ -353,7 +356,7 @@ impl Session {
     }
 
     fn described(&self, filter: &Filter) -> proto::response::Body {
-        let plan = matcher::Plan::of(filter.expression());
+        let plan = matcher::Plan::of(&filter.expression());
         proto::response::Body::DescribeFilter(proto::ResponseDescribeFilter {
             canonical: Some(filter.canonical().to_owned()),
             plan: plan.lines,

@@ -6,7 +6,7 @@ use super::Session;
 use super::collector::{Collector, JobStatus, Resources};
 use super::follower::{Follower, Sealing, Wishes};
 use crate::catalog::{self, Form, StreamPlan, SubscribePlan};
-use crate::feed::Cursor;
+use crate::feed::{Cursor, SubscriptionId};
 use crate::matcher::{Filter, FilterLimits};
 use crate::planted::PlantedBug;
 use crate::proto::{self, SubscribeOptions};
@@ -49,7 +49,7 @@ impl Session {
         let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, &context.sealing))?;
         let subscription = context
             .subscriptions
-            .subscribe(&self.principal, self.subscriptions(), &view, self.followers.outbox())
+            .subscribe(&self.principal, self.subscriptions(), self.next_id(), &view, self.followers.outbox())
             .map_err(|error| error.to_string())?;
         if token.is_some() && start.reset.is_none() {
             context.metrics.resumed.inc();
@@ -101,7 +101,7 @@ impl Session {
         let subscription = self
             .context
             .subscriptions
-            .subscribe(&self.principal, self.subscriptions(), &view, self.followers.outbox())
+            .subscribe(&self.principal, self.subscriptions(), self.next_id(), &view, self.followers.outbox())
             .map_err(|error| error.to_string())?;
         let Start { place, summary, reset } = Start::fresh(None);
         let follower = Follower::new(subscription, wishes(plan.form, None)?, scope, place, summary, self.now_ms);
@@ -116,6 +116,12 @@ impl Session {
 
     fn subscriptions(&self) -> usize {
         self.followers.len() + self.streams.len()
+    }
+
+    /// Which one in this process the next subscription is.
+    fn next_id(&self) -> SubscriptionId {
+        // No connection is there for so long that its number comes again.
+        SubscriptionId::new(self.listing.number() as u32, self.next_subscription_id)
     }
 
     fn new_id(&mut self) -> i32 {

@@ -36,6 +36,7 @@ pub(crate) fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
         table_filter_cost: 10,
         pattern_bytes: 1000,
         direct_writes: 4,
+        handed_bytes: 1 << 20,
         hash_seed: 1,
     };
     let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));
@@ -264,6 +265,37 @@ fn pages_that_are_read_count_as_waiting() {
     assert!(waiting.bytes() > 0);
     drop(session);
     assert_eq!(waiting.bytes(), 0);
+}
+
+#[test]
+fn those_that_catch_up_leave_room_for_those_that_are_live() {
+    let store = store();
+    let (context, feeds) = context(&store);
+    (0..10).for_each(|number| login(&store, &feeds, number, &"x".repeat(500)));
+    let waiting = Waiting::new(64 * 1024);
+    let mut page = context.limits.page;
+    page.bytes = 16 * 1024;
+    let limits = SessionLimits { page, ..context.limits };
+    let context = Arc::new(SessionContext { limits, ..Arc::into_inner(context).expect("nobody else has it") });
+    let mut reserved = Vec::new();
+    let sessions: Vec<(Session, Step)> = (0..5)
+        .map(|number| {
+            let mut session = connect(&context, &waiting);
+            // No page is another's.
+            let filter = Some(format!("a != \"{number}\""));
+            ask(&mut session, 1, 10, subscribe_with(SubscribeOptions { filter, ..Default::default() }));
+            let Step::Do(Work::Read(question)) = session.next_step() else { panic!("its filter is read") };
+            session.read(question.run(&store));
+            assert!(matches!(session.next_step(), Step::Send(ServerMessage::Response { .. })));
+            let before = waiting.bytes();
+            let reading = session.next_step();
+            assert!(matches!(reading, Step::Do(Work::Read(Read::Page { .. }))));
+            reserved.push(waiting.bytes() - before);
+            (session, reading)
+        })
+        .collect();
+    assert_eq!(reserved, [16, 16, 4, 4, 4].map(|kib| kib * 1024), "half of all is for pages, and everybody comes on");
+    drop(sessions);
 }
 
 #[test]

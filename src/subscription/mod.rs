@@ -4,7 +4,7 @@ mod directory;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use directory::{Directory, Listing, Progress, Subject};
 
@@ -59,7 +59,6 @@ pub struct SubscriptionManager {
     feeds: Arc<Feeds>,
     limits: SubscriptionLimits,
     directory: Arc<Directory>,
-    next_id: AtomicU64,
     count: AtomicUsize,
 }
 
@@ -67,23 +66,23 @@ impl SubscriptionManager {
     /// Grants subscriptions to `feeds` within `limits`.
     pub fn new(feeds: Arc<Feeds>, limits: SubscriptionLimits) -> Arc<Self> {
         let directory = Directory::new();
-        Arc::new(Self { feeds, limits, directory, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) })
+        Arc::new(Self { feeds, limits, directory, count: AtomicUsize::new(0) })
     }
 
-    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`; changes go to `outbox`.
+    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`, as `id`; changes go to `outbox`.
     ///
     /// Everyone may subscribe to everything for now: whoever can connect is on this machine or was let through by a proxy.
     pub fn subscribe(
         self: &Arc<Self>,
         _principal: &Principal,
         held: usize,
+        id: SubscriptionId,
         view: &Arc<View>,
         outbox: &Arc<Outbox>,
     ) -> Result<Subscription, SubscribeError> {
         let permit = self.admit(held)?;
-        let id = SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let attachment = self.feeds.attach(view, id)?;
-        Ok(Subscription { id, attachment, outbox: Arc::clone(outbox), _permit: permit })
+        Ok(Subscription { attachment, outbox: Arc::clone(outbox), _permit: permit })
     }
 
     /// Lets one more subscription in, on a connection that has `held`.
@@ -126,18 +125,12 @@ impl Drop for Permit {
 
 /// A granted subscription. Dropping it unsubscribes.
 pub struct Subscription {
-    id: SubscriptionId,
     attachment: Attachment,
     outbox: Arc<Outbox>,
     _permit: Permit,
 }
 
 impl Subscription {
-    /// Its identity in this process; clients know it by a number of their connection.
-    pub fn id(&self) -> SubscriptionId {
-        self.id
-    }
-
     /// What it sees.
     pub fn view(&self) -> &Arc<View> {
         self.attachment.view()
@@ -171,6 +164,6 @@ impl Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Subscription({} of {:?})", self.id.0, self.view())
+        write!(f, "Subscription({:?})", self.view())
     }
 }

@@ -119,8 +119,14 @@ struct Written {
 impl Written {
     fn new(window_bytes: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
-        let limits =
-            FeedLimits { window_bytes, table_filter_cost: 100, pattern_bytes: 1 << 20, direct_writes: 4, hash_seed: 1 };
+        let limits = FeedLimits {
+            window_bytes,
+            table_filter_cost: 100,
+            pattern_bytes: 1 << 20,
+            direct_writes: 4,
+            handed_bytes: 1 << 10,
+            hash_seed: 1,
+        };
         let feeds = Feeds::of_source(Seq::ZERO, limits, Arc::clone(&metrics), Arc::new(NoDemand));
         Arc::new(Self { feeds, metrics, waiting: Waiting::new(1 << 30), stored: AtomicU64::new(0) })
     }
@@ -139,8 +145,8 @@ impl Written {
         self.stored.load(Ordering::SeqCst)
     }
 
-    fn attach(&self, id: u64, filter: Option<&str>) -> Attachment {
-        self.feeds.attach(&view(TABLES[0], filter), SubscriptionId(id)).expect("a cheap filter")
+    fn attach(&self, id: i32, filter: Option<&str>) -> Attachment {
+        self.feeds.attach(&view(TABLES[0], filter), SubscriptionId::new(0, id)).expect("a cheap filter")
     }
 
     /// Nothing is left of those that have gone.
@@ -190,7 +196,7 @@ struct Reader<'w> {
 }
 
 impl<'w> Reader<'w> {
-    fn new(written: &'w Written, id: u64, filter: Option<&str>, outbox_bytes: usize) -> Self {
+    fn new(written: &'w Written, id: i32, filter: Option<&str>, outbox_bytes: usize) -> Self {
         let wake = WakeTask::new();
         let outbox = Outbox::new(outbox_bytes, Arc::clone(&written.waiting), Arc::clone(&wake) as _);
         let attachment = written.attach(id, filter);
@@ -368,7 +374,7 @@ fn a_connection_that_sleeps() {
         let table = Table::new(TABLES[1]);
         let (wake, outbox) = outbox(&written);
         let changes = written.attach(1, None);
-        let state = written.feeds.attach(&view(TABLES[1], None), SubscriptionId(2)).expect("no filter");
+        let state = written.feeds.attach(&view(TABLES[1], None), SubscriptionId::new(0, 2)).expect("no filter");
         assert!(matches!(state.enter(&outbox), SourceState::Unread { .. }));
         let connection = Connection { wake, outbox, changes, state };
         let feeds = Arc::clone(&written.feeds);

@@ -5,7 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{SendFlags, send};
 use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
@@ -87,11 +90,13 @@ impl Outgoing {
 }
 
 impl OutgoingState {
-    /// The bytes that the client takes now.
+    /// The bytes that the client takes now. The socket itself is asked: what the runtime believes of it is another line of
+    /// memory for each of very many connections, and it finds out by itself when the rest is flushed.
     fn try_write(&self, bytes: &[u8]) -> Result<usize, Gone> {
-        match self.stream.try_write(bytes) {
+        let stream: &TcpStream = self.stream.as_ref();
+        match retry_on_intr(|| send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)) {
             Ok(taken) => Ok(taken),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(0),
+            Err(Errno::AGAIN) => Ok(0),
             Err(_) => Err(Gone),
         }
     }

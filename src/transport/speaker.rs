@@ -186,28 +186,47 @@ impl Speaker {
         sent.map(|_| said)
     }
 
-    /// Passes on what waits, if the task sleeps and it is only what others get in the same messages; the session need not know
-    /// of it. `false` if something else has to be done.
+    /// Passes on what waits, if the task sleeps and a message for each change is all that there is to say: the session need not
+    /// know of it. `false` if something else has to be done.
     fn pass_on(&self, speaking: &mut Speaking, outbox: &Outbox) -> bool {
         if speaking.rest.is_none() {
             return false;
         }
-        let mut plain = PLAIN.take();
-        let waiting = outbox.pop_plain(PLAIN_BYTES, |kind, changes| plain.has(kind, changes));
-        let Some((kind, changes)) = waiting else {
-            PLAIN.set(plain);
-            return false;
+        let mut encoded = FRAMES.take();
+        let encode = |(kind, changes): (MessageKind, ViewChanges), encoded: &mut Frames| {
+            wire::protobuf::encode_plain(kind, changes, &self.metrics.row_problems, encoded);
         };
-        let frames = plain.frames(kind, &changes);
-        self.metrics.messages_sent.inc_by(frames.count());
-        self.metrics.bytes_sent.inc_by(frames.payload_bytes());
-        let is_taken = matches!(self.way.send(frames.bytes()), Ok(true));
-        PLAIN.set(plain);
-        if !is_taken && !PlantedBug::UnsentIsLeftToNobody.is_planted() {
+        let mut last = None;
+        let is_plain = outbox.take_plain(PLAIN_BYTES, |kind, changes| {
+            if let Some(before) = last.replace((kind, changes)) {
+                encode(before, &mut encoded);
+            }
+        });
+        let sent = last.map(|(kind, changes)| {
+            let mut shared = PLAIN.take();
+            let sent = if encoded.count() == 0 && shared.has(kind, &changes) {
+                self.send_plain(shared.frames(kind, &changes))
+            } else {
+                encode((kind, changes), &mut encoded);
+                self.send_plain(&encoded)
+            };
+            PLAIN.set(shared);
+            sent
+        });
+        encoded.clear(KEPT_BYTES);
+        FRAMES.set(encoded);
+        if sent == Some(false) && !PlantedBug::UnsentIsLeftToNobody.is_planted() {
             speaking.rest = None;
             self.wake.notify_one();
         }
-        true
+        is_plain
+    }
+
+    /// Says whether the client has taken all of it.
+    fn send_plain(&self, frames: &Frames) -> bool {
+        self.metrics.messages_sent.inc_by(frames.count());
+        self.metrics.bytes_sent.inc_by(frames.payload_bytes());
+        matches!(self.way.send(frames.bytes()), Ok(true))
     }
 
     /// Says what there is to say instead of the task, if that sleeps. `false` if the task has to be woken.

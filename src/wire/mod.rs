@@ -4,7 +4,7 @@ pub mod protobuf;
 
 use bytes::Bytes;
 
-use crate::catalog::Form;
+use crate::catalog::{self, Form};
 use crate::change::{Epoch, Seq};
 use crate::feed::{Content, MessageKind, SeenChange, SourceDoubt, ViewChanges};
 use crate::proto;
@@ -61,6 +61,12 @@ pub struct LiveChanges {
 }
 
 impl LiveChanges {
+    /// `changes` as messages of this kind, which have nothing else that is their subscriber's own; and the subscription.
+    pub fn plain(kind: MessageKind, changes: ViewChanges) -> (i32, Self) {
+        let (shape, subscription_id) = Shape::of_kind(kind);
+        (subscription_id, Self { shape, changes, with_tokens: false, first_number: None })
+    }
+
     /// One by one.
     pub fn events(self) -> impl Iterator<Item = Event> {
         let Self { shape, changes, with_tokens, first_number } = self;
@@ -152,6 +158,15 @@ impl Shape {
         };
         let shown = (u64::from(number) << 2) | (u64::from(self.include_document) << 1) | u64::from(self.include_old);
         MessageKind((shown << 32) | u64::from(subscription_id.cast_unsigned()))
+    }
+
+    /// What [`Shape::message_kind`] made `kind` of: the shape, and the subscription.
+    fn of_kind(MessageKind(kind): MessageKind) -> (Self, i32) {
+        let shown = kind >> 32;
+        // The encoding asks nothing of the table of a JSON event.
+        let form = catalog::table_of_event((shown >> 2) as u32).map_or(Form::Json(None), Form::List);
+        let shape = Self { form, include_document: shown & 2 != 0, include_old: shown & 1 != 0 };
+        (shape, (kind as u32).cast_signed())
     }
 }
 

@@ -5,7 +5,8 @@ mod event;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{ClientMessage, Messages, ServerMessage};
+use super::{ClientMessage, LiveChanges, Messages, ServerMessage};
+use crate::feed::{MessageKind, ViewChanges};
 use crate::proto;
 use crate::row_problems::RowProblems;
 
@@ -32,6 +33,12 @@ pub fn encode(message: ServerMessage, problems: &RowProblems, out: &mut impl Mes
             event::encode_changes(subscription_id, &changes, problems, out);
         }
     }
+}
+
+/// The same for `changes` as messages of this kind, which are all that their subscriber gets of them.
+pub fn encode_plain(kind: MessageKind, changes: ViewChanges, problems: &RowProblems, out: &mut impl Messages) {
+    let (subscription_id, changes) = LiveChanges::plain(kind, changes);
+    event::encode_changes(subscription_id, &changes, problems, out);
 }
 
 fn response(request_id: i32, result: Result<Option<Box<proto::response::Body>>, String>, out: &mut Vec<u8>) {

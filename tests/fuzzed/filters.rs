@@ -44,7 +44,7 @@ pub(crate) fn target(data: &[u8]) {
 fn says(filter: &Filter, document: &Document) -> bool {
     let passes = filter.matches(document);
     let value = Value::Object(document.members().expect("it was read as an object"));
-    let meaning = filter_reference::evaluate(filter.expression(), &value);
+    let meaning = filter_reference::evaluate(&filter.expression(), &value);
     assert_eq!(passes, meaning == Some(true), "{} means {meaning:?}", filter.canonical());
     passes
 }

@@ -3,10 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use starfeed::catalog::Form;
 use starfeed::feed::{Outbox, Outlet};
 use starfeed::session::{Session, Step};
-use starfeed::wire::{LiveChanges, ServerMessage, Shape};
+use starfeed::wire::{LiveChanges, ServerMessage};
 
 /// So much goes to a client that reads nothing.
 const SOCKET_STEPS: usize = 4;
@@ -49,12 +48,11 @@ impl Outlet for Mouth {
         if !self.is_direct || !state.rests || state.said.len() >= SOCKET_STEPS {
             return;
         }
-        if let Some((kind, changes)) = outbox.pop_plain(usize::MAX, |_, _| true) {
-            let subscription_id = (kind.0 as u32).cast_signed();
-            // The client looks at the changes themselves.
-            let shape = Shape { form: Form::Json(None), include_document: false, include_old: false };
-            let changes = LiveChanges { shape, changes, with_tokens: false, first_number: None };
+        let is_plain = outbox.take_plain(usize::MAX, |kind, changes| {
+            let (subscription_id, changes) = LiveChanges::plain(kind, changes);
             state.said.push_back(Step::Send(ServerMessage::Changes { subscription_id, changes }));
+        });
+        if is_plain {
             state.passed_on += 1;
             return;
         }

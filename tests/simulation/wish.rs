@@ -26,7 +26,7 @@ const FILTERS: [&str; 9] = [
 ];
 
 static EXPRESSIONS: LazyLock<Vec<Expression>> = LazyLock::new(|| {
-    let parse = |text| Filter::parse(text, &FilterLimits::default()).expect("a filter").expression().clone();
+    let parse = |text| Filter::parse(text, &FilterLimits::default()).expect("a filter").expression();
     FILTERS.into_iter().map(parse).collect()
 });
 

@@ -8,6 +8,9 @@ fn canonical(text: &str) -> String {
         .unwrap_or_else(|error| panic!("{text:?} became {:?}: {error}", filter.canonical()));
     assert_eq!(again.expression(), filter.expression(), "{text:?}");
     assert_eq!(again.canonical(), filter.canonical(), "{text:?}");
+    // What is read again from its text after a rest is the same.
+    filter.rest();
+    assert_eq!(again.expression(), filter.expression(), "{text:?}");
     filter.canonical().to_owned()
 }
 

@@ -146,7 +146,8 @@ impl Matcher {
 
     /// Adds a user to `filter`.
     pub fn insert(&mut self, filter: &filter::Filter) -> FilterId {
-        self.add(filter.shared_canonical(), filter.expression(), filter.patterns())
+        let read = filter.read();
+        self.add(filter.shared_canonical(), &read.expression, &read.patterns)
     }
 
     fn add(&mut self, canonical: &Arc<str>, expression: &Expression, patterns: &Patterns) -> FilterId {

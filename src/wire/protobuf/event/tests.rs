@@ -157,7 +157,7 @@ fn handed_over(first: u64, last: u64, subscribers: usize) -> ViewChanges {
         cause: if number.is_multiple_of(2) { Cause::Resync } else { Cause::Write },
     };
     let view = |number| ViewChange::new(Published::new(change(number), &[]), ChangeKind::Updated, Summary::default());
-    ViewChanges::new((first..=last).map(view).collect(), subscribers)
+    ViewChanges::new(&mut (first..=last).map(view).collect(), subscribers)
 }
 
 #[test]
