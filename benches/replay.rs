@@ -9,7 +9,7 @@ use serde_json::json;
 use starfeed::change::{Document, Epoch, Key, Seq, Table};
 use starfeed::clock::Clock;
 use starfeed::config::Limits;
-use starfeed::feed::{Asked, CatchUp, CatchUpBudget, Content, Cursor, PageRequest, Pages, PagesLimits};
+use starfeed::feed::{Asked, CatchUp, CatchUpBudget, Cursor, PageRequest, Pages, PagesLimits};
 use starfeed::matcher::{Filter, FilterLimits};
 use starfeed::metrics::Metrics;
 use starfeed::store::{ChangePage, FileDisk, Mutation, PageBudget, Snapshot, Store, StoreOptions, StoreSecret, Unit};
@@ -96,7 +96,7 @@ fn read_to_the_end(store: &Store, pages: &Arc<Pages>, view: &Arc<View>, mut curs
         let request = PageRequest { view: Arc::clone(view), cursor, budget, at_least: Seq::ZERO };
         let Asked::Unread(page) = pages.ask(request, upto) else { panic!("nothing is kept") };
         let CatchUp::Page(page) = page.read(store).expect("a page") else { panic!("nothing was trimmed") };
-        count += page.items.iter().filter(|item| matches!(item.content, Content::Row(_)) == from_rows).count();
+        count += if from_rows { page.rows().len() } else { page.change_count() };
         cursor = page.cursor.clone();
         match cursor {
             Cursor::After(_) if from_rows => return black_box(count),

@@ -5,14 +5,21 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
-use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
-use crate::feed::{Content, Piece, Published, SnapshotRow};
+use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Seq};
+use crate::feed::{Content, Piece, Published, RowsKind, SnapshotRows};
 use crate::proto::{self, subscription_state};
 use crate::row_problems::RowProblems;
-use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT};
+use crate::wire::{
+    End, Event, InitialRows, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT,
+};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
 const EVENT_SUBSCRIPTION_ID: u32 = 1;
+const EVENT_TOKEN: u32 = 100;
+const EVENT_INITIAL: u32 = 101;
+const EVENT_VERSION: u32 = 104;
+const EVENT_NUMBER: u32 = 105;
+const EVENT_RESYNC: u32 = 106;
 const BODY_EVENT_TYPE: u32 = 1;
 const LIST_EVENT_NEW: u32 = 4;
 const LIST_EVENT_OLD: u32 = 5;
@@ -34,11 +41,11 @@ pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems,
         }
         News::State(state) => {
             let event = proto::Event { state: Some(state_message(&state)), ..envelope(token, number) };
-            message(&Envelope::Extended(event), None, out);
+            message(&Envelope::Other(event), None, out);
         }
         News::Body(body) => {
             let event = proto::Event { body: body.map(|body| *body), ..envelope(token, number) };
-            message(&Envelope::Extended(event), None, out);
+            message(&Envelope::Other(event), None, out);
         }
         News::Closed { end, message: text } => {
             let reason = match end {
@@ -47,7 +54,7 @@ pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems,
             };
             let closed = proto::SubscriptionClosed { reason: reason.into(), message: text };
             let body = Some(proto::event::Body::SubscriptionClosed(closed));
-            message(&Envelope::Extended(proto::Event { body, ..envelope(token, number) }), None, out);
+            message(&Envelope::Other(proto::Event { body, ..envelope(token, number) }), None, out);
         }
     }
 }
@@ -81,6 +88,35 @@ pub(super) fn encode_changes(
     }
 }
 
+/// Writes one event for each of `rows`, or the messages that another reader of the same has had.
+pub(super) fn encode_rows(
+    subscription_id: i32,
+    initial: &InitialRows,
+    problems: &RowProblems,
+    out: &mut impl Messages,
+) {
+    let InitialRows { shape, rows, portion, first_number } = initial;
+    let kind = RowsKind { message: shape.message_kind(subscription_id), first_number: *first_number };
+    if let Some(messages) = rows.messages(*portion, kind) {
+        return out.put_kept(messages);
+    }
+    if !rows.wants_messages(*portion) {
+        return encode_each(subscription_id, initial, problems, out);
+    }
+    if let Some(messages) = out.put_to_keep(|out| encode_each(subscription_id, initial, problems, out)) {
+        rows.keep_messages(*portion, kind, messages);
+    }
+}
+
+fn encode_each(subscription_id: i32, initial: &InitialRows, problems: &RowProblems, out: &mut impl Messages) {
+    let InitialRows { shape, rows, first_number, .. } = initial;
+    for (row, at) in initial.range().zip(0..) {
+        let shown = Source { content: Shows::Row(rows, row), problems };
+        let number = first_number.map(|first| first + at);
+        out.put(|out| encode_row(subscription_id, *shape, &shown, None, number, out));
+    }
+}
+
 fn encode_row(
     subscription_id: i32,
     shape: Shape,
@@ -89,60 +125,91 @@ fn encode_row(
     number: Option<u64>,
     out: &mut Vec<u8>,
 ) {
-    let body = row_body(shape, shown);
-    let envelope = match (token, number) {
-        (None, None) => Envelope::Plain { subscription_id },
-        (token, None) => {
-            Envelope::Extended(proto::Event { subscription_id, token: token.cloned(), ..Default::default() })
-        }
-        (token, Some(_)) => {
-            let (is_initial, version, cause) = match shown.content {
-                Shows::Row(row) => (true, row.row().version, Cause::Write),
-                Shows::Change(published, _) => (false, published.seq(), published.change().cause),
-            };
-            Envelope::Extended(proto::Event {
-                subscription_id,
-                token: token.cloned(),
-                number,
-                initial: Some(is_initial),
-                version: Some(version.0),
-                resync: (cause == Cause::Resync).then_some(true),
-                ..Default::default()
-            })
-        }
-    };
-    message(&envelope, Some(&body), out);
+    let numbered = number.map(|number| {
+        let (is_initial, version, cause) = match shown.content {
+            Shows::Row(rows, at) => (true, rows.get(at).version, Cause::Write),
+            Shows::Change(published, _) => (false, published.seq(), published.change().cause),
+        };
+        Numbered { number, is_initial, version, is_resync: cause == Cause::Resync }
+    });
+    let envelope = Envelope::Row { subscription_id, token, numbered };
+    message(&envelope, Some(&row_body(shape, shown)), out);
 }
 
 /// What is the subscriber's own in an event.
 #[expect(clippy::large_enum_variant, reason = "it lives for one call")]
-enum Envelope {
-    /// The subscription only, for those who asked for no more: most of what is sent.
-    Plain {
+enum Envelope<'a> {
+    /// Of a row.
+    Row {
         subscription_id: i32,
+        token: Option<&'a Bytes>,
+        numbered: Option<Numbered>,
     },
-    Extended(proto::Event),
+    Other(proto::Event),
 }
 
-impl Envelope {
+/// What those get who asked for states.
+struct Numbered {
+    number: u64,
+    is_initial: bool,
+    version: Seq,
+    is_resync: bool,
+}
+
+impl Envelope<'_> {
     fn encoded_len(&self) -> usize {
         match self {
-            Self::Plain { subscription_id } => {
-                key_len(EVENT_SUBSCRIPTION_ID) + encoded_len_varint(id_varint(*subscription_id))
+            Self::Row { subscription_id, token, numbered } => {
+                let token_len =
+                    |token: &&Bytes| key_len(EVENT_TOKEN) + encoded_len_varint(token.len() as u64) + token.len();
+                key_len(EVENT_SUBSCRIPTION_ID)
+                    + encoded_len_varint(id_varint(*subscription_id))
+                    + token.as_ref().map_or(0, token_len)
+                    + numbered.as_ref().map_or(0, Numbered::encoded_len)
             }
-            Self::Extended(event) => event.encoded_len(),
+            Self::Other(event) => event.encoded_len(),
         }
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    fn encode(&self, bytes: &mut impl BufMut) {
         match self {
-            Self::Plain { subscription_id } => {
-                encode_key(EVENT_SUBSCRIPTION_ID, WireType::Varint, bytes);
-                encode_varint(id_varint(*subscription_id), bytes);
+            Self::Row { subscription_id, token, numbered } => {
+                put_varint(EVENT_SUBSCRIPTION_ID, id_varint(*subscription_id), bytes);
+                if let Some(token) = token {
+                    encode_key(EVENT_TOKEN, WireType::LengthDelimited, bytes);
+                    encode_varint(token.len() as u64, bytes);
+                    bytes.put_slice(token);
+                }
+                if let Some(numbered) = numbered {
+                    numbered.encode(bytes);
+                }
             }
-            Self::Extended(event) => event.encode_raw(bytes),
+            Self::Other(event) => event.encode_raw(bytes),
         }
     }
+}
+
+impl Numbered {
+    fn encoded_len(&self) -> usize {
+        let flag_len = key_len(EVENT_INITIAL) + 1;
+        let numbers_len = encoded_len_varint(self.version.0) + encoded_len_varint(self.number);
+        let resync_len = if self.is_resync { flag_len } else { 0 };
+        flag_len + key_len(EVENT_VERSION) + key_len(EVENT_NUMBER) + numbers_len + resync_len
+    }
+
+    fn encode(&self, bytes: &mut impl BufMut) {
+        put_varint(EVENT_INITIAL, self.is_initial.into(), bytes);
+        put_varint(EVENT_VERSION, self.version.0, bytes);
+        put_varint(EVENT_NUMBER, self.number, bytes);
+        if self.is_resync {
+            put_varint(EVENT_RESYNC, true.into(), bytes);
+        }
+    }
+}
+
+fn put_varint(number: u32, value: u64, bytes: &mut impl BufMut) {
+    encode_key(number, WireType::Varint, bytes);
+    encode_varint(value, bytes);
 }
 
 /// protobuf writes an int32 as the varint of its sign extension to 64 bits.
@@ -155,7 +222,7 @@ enum Fields<'a> {
     /// Kept for all who get it.
     Named(&'a [u8]),
     /// As events of any table have it: written each time, since a copy of it would be no less work.
-    Key(&'a Key),
+    Key(KeyValue<'a>),
 }
 
 impl Fields<'_> {
@@ -163,36 +230,38 @@ impl Fields<'_> {
         match self {
             Self::Named(bytes) => bytes.len(),
             Self::Key(key) => {
-                let len = table_key_len(key);
+                let len = table_key_len(*key);
                 key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
             }
         }
     }
 
-    fn encode(&self, bytes: &mut impl BufMut) {
+    /// Writes what stands before the bytes that are copied, and returns those.
+    fn encode_start(&self, bytes: &mut impl BufMut) -> &[u8] {
         let key = match self {
-            Self::Named(named) => return bytes.put_slice(named),
-            Self::Key(key) => key,
+            Self::Named(named) => return named,
+            Self::Key(key) => *key,
         };
         encode_key(TABLE_EVENT_KEY, WireType::LengthDelimited, bytes);
         encode_varint(table_key_len(key) as u64, bytes);
-        let (number, value) = match key.value() {
+        let (number, value) = match key {
             KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
             KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
             KeyValue::Number(number) => {
                 encode_key(TABLE_KEY_NUMBER, WireType::SixtyFourBit, bytes);
-                return bytes.put_f64_le(number);
+                bytes.put_f64_le(number);
+                return &[];
             }
         };
         encode_key(number, WireType::LengthDelimited, bytes);
         encode_varint(value.len() as u64, bytes);
-        bytes.put_slice(value);
+        value
     }
 }
 
 /// What a key takes as a `TableKey`.
-fn table_key_len(key: &Key) -> usize {
-    let len = match key.value() {
+fn table_key_len(key: KeyValue<'_>) -> usize {
+    let len = match key {
         KeyValue::Text(text) => text.len(),
         KeyValue::Binary(binary) => binary.len(),
         KeyValue::Number(_) => return key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
@@ -219,14 +288,18 @@ impl Body<'_> {
         TYPE_BYTES + self.fields.len() + rows_len
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    /// Writes what stands before the bytes that are copied first, and returns those.
+    fn encode_start(&self, bytes: &mut impl BufMut) -> &[u8] {
         encode_key(BODY_EVENT_TYPE, WireType::Varint, bytes);
         bytes.put_u8(match self.kind {
             ChangeKind::Added => 1,
             ChangeKind::Updated => 2,
             ChangeKind::Deleted => 3,
         });
-        self.fields.encode(bytes);
+        self.fields.encode_start(bytes)
+    }
+
+    fn encode_rows(&self, bytes: &mut Vec<u8>) {
         for (number, row) in self.rows.iter().flatten() {
             encode_key(*number, WireType::LengthDelimited, bytes);
             encode_varint(row.len() as u64, bytes);
@@ -258,8 +331,8 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
             kind,
             fields: Fields::Key(source.row_key()),
             rows: [
-                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow).as_bytes())),
-                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow).as_bytes())),
+                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow))),
+                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow))),
             ],
         },
     }
@@ -268,7 +341,8 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
 /// A row or a change that is shown.
 #[derive(Clone, Copy)]
 enum Shows<'a> {
-    Row(&'a SnapshotRow),
+    /// The row at this place.
+    Row(&'a SnapshotRows, usize),
     Change(&'a Published, ChangeKind),
 }
 
@@ -281,7 +355,10 @@ struct Source<'a, 'p> {
 impl<'a, 'p> Source<'a, 'p> {
     fn of(content: &'a Content, problems: &'p RowProblems) -> Self {
         let content = match content {
-            Content::Row(row) => Shows::Row(row),
+            Content::Row(row) => {
+                let (rows, at) = row.place();
+                Shows::Row(rows, at)
+            }
             Content::Change(change) => Shows::Change(change.published(), change.kind()),
         };
         Self { content, problems }
@@ -289,7 +366,7 @@ impl<'a, 'p> Source<'a, 'p> {
 
     fn kind(&self) -> ChangeKind {
         match self.content {
-            Shows::Row(_) => ChangeKind::Added,
+            Shows::Row(..) => ChangeKind::Added,
             Shows::Change(_, kind) => kind,
         }
     }
@@ -303,16 +380,16 @@ impl<'a, 'p> Source<'a, 'p> {
         self.piece(piece, |key, document| self.shown(table, key, (table.row_message)(key, document)))
     }
 
-    fn row_key(&self) -> &'a Key {
+    fn row_key(&self) -> KeyValue<'a> {
         match self.content {
-            Shows::Row(row) => &row.row().key,
-            Shows::Change(published, _) => &published.change().key,
+            Shows::Row(rows, at) => KeyValue::of_stored(rows.get(at).key),
+            Shows::Change(published, _) => published.change().key.value(),
         }
     }
 
     fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> &'a [u8] {
         match self.content {
-            Shows::Row(row) => row.piece(piece, |row| encode(&row.key, &row.document)),
+            Shows::Row(rows, at) => rows.piece(at, piece, |row| encode(&row.key, &row.document)),
             Shows::Change(published, _) => {
                 let encode = |change: &Change| encode(&change.key, document_of(change, piece));
                 published.piece(piece, encode)
@@ -320,10 +397,10 @@ impl<'a, 'p> Source<'a, 'p> {
         }
     }
 
-    fn document(&self, piece: Piece) -> &'a Document {
+    fn document(&self, piece: Piece) -> &'a [u8] {
         match self.content {
-            Shows::Row(row) => &row.row().document,
-            Shows::Change(published, _) => document_of(published.change(), piece),
+            Shows::Row(rows, at) => rows.get(at).document,
+            Shows::Change(published, _) => document_of(published.change(), piece).as_bytes(),
         }
     }
 
@@ -379,19 +456,47 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 }
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
-fn message(envelope: &Envelope, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
+fn message(envelope: &Envelope<'_>, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
     out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
-    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, out);
-    encode_varint(event_len as u64, out);
-    envelope.encode(out);
-    if let Some(body) = body {
-        encode_key(body.number, WireType::LengthDelimited, out);
-        encode_varint(body_len as u64, out);
-        body.encode(out);
+    let lens = (event_len, body_len);
+    if let Envelope::Row { token: None, .. } = envelope {
+        // Byte by byte: an array has room for all of it, and a vector would look for it each time.
+        let mut start = [0; START_BYTES_MAX];
+        let mut room = &mut start[..];
+        let copied = message_start(envelope, body, lens, &mut room);
+        let start_len = START_BYTES_MAX - room.len();
+        out.extend_from_slice(&start[..start_len]);
+        out.extend_from_slice(copied);
+    } else {
+        let copied = message_start(envelope, body, lens, out);
+        out.extend_from_slice(copied);
     }
+    if let Some(body) = body {
+        body.encode_rows(out);
+    }
+}
+
+/// What the start of the message of a row takes at most, if it has no token: keys of at most two bytes and numbers of at most
+/// ten; there are eleven of each.
+const START_BYTES_MAX: usize = 11 * (2 + 10);
+
+/// Writes what stands before the first bytes of a message that are copied, and returns those.
+fn message_start<'b>(
+    envelope: &Envelope<'_>,
+    body: Option<&'b Body<'_>>,
+    (event_len, body_len): (usize, usize),
+    bytes: &mut impl BufMut,
+) -> &'b [u8] {
+    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, bytes);
+    encode_varint(event_len as u64, bytes);
+    envelope.encode(bytes);
+    let Some(body) = body else { return &[] };
+    encode_key(body.number, WireType::LengthDelimited, bytes);
+    encode_varint(body_len as u64, bytes);
+    body.encode_start(bytes)
 }
 
 #[cfg(test)]
