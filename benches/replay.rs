@@ -68,6 +68,20 @@ fn of_the_store(group: &mut BenchmarkGroup<'_, WallTime>, snapshot: &Snapshot) {
             assert_eq!(count, ROWS);
         });
     });
+    group.bench_function("rows in one piece of memory, as the store reads them", |bencher| {
+        bencher.iter(|| {
+            let (mut after, mut count) = (None, 0);
+            loop {
+                let (rows, complete) = snapshot.block_after(&table, after.as_ref(), page()).expect("rows");
+                count += rows.len();
+                after = rows.last_key();
+                if complete {
+                    break;
+                }
+            }
+            assert_eq!(count, ROWS);
+        });
+    });
     group.throughput(Throughput::Elements(2 * ROWS as u64));
     group.bench_function("the log, as the store reads it", |bencher| {
         bencher.iter(|| {

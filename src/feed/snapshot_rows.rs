@@ -69,7 +69,7 @@ impl fmt::Debug for KeptMessages {
 
 impl SnapshotRows {
     /// Shares the rows of `block`, in which nothing is secret.
-    pub(crate) fn new(block: RowBlock) -> Arc<Self> {
+    pub fn new(block: RowBlock) -> Arc<Self> {
         let mut portions = Vec::new();
         let (mut portion, mut bytes) = (Portion::default(), 0);
         for row in block.iter() {

@@ -1,5 +1,6 @@
 //! Rows that were read together, in one piece of memory: a page has hundreds of them, and most are only sent on.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ impl fmt::Debug for BlockRow<'_> {
 #[derive(Clone, Default)]
 pub struct RowBlock {
     bytes: Bytes,
-    places: Vec<RowPlace>,
+    places: Box<[RowPlace]>,
 }
 
 /// Where a row lies: its key, and behind it its document.
@@ -119,13 +120,27 @@ pub struct RowBlockBuilder {
     places: Vec<RowPlace>,
 }
 
-/// Room for more than this is taken when it is needed.
-const ROOM_BYTES_MAX: usize = 1 << 20;
+/// A thread keeps room for so many bytes of rows; what large rows took is given back.
+const KEPT_BYTES: usize = 1 << 20;
+
+thread_local! {
+    /// Where rows are put before it is known how much room they take: memory that was used before need not be asked of the system.
+    static ROOM: RefCell<RowBlockBuilder> = RefCell::default();
+}
 
 impl RowBlockBuilder {
-    /// For rows whose sizes, all together, are hardly more than `size`.
-    pub fn with_room(size: usize) -> Self {
-        Self { bytes: Vec::with_capacity(size.min(ROOM_BYTES_MAX)), places: Vec::new() }
+    /// Lets `fill` put rows into it; what they return goes with them, if it is no error.
+    pub(super) fn filled<T, E>(fill: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<(RowBlock, T), E> {
+        let mut room = ROOM.take();
+        let result = fill(&mut room).map(|result| {
+            let block = RowBlock { bytes: Bytes::copy_from_slice(&room.bytes), places: room.places.as_slice().into() };
+            (block, result)
+        });
+        room.bytes.clear();
+        room.places.clear();
+        room.bytes.shrink_to(KEPT_BYTES);
+        ROOM.set(room);
+        result
     }
 
     /// Puts a row behind the others.
@@ -138,12 +153,9 @@ impl RowBlockBuilder {
         self.places.push(RowPlace { key_at, document_at, end: self.bytes.len(), version });
     }
 
-    /// The rows. Room that was not needed is given back.
+    /// The rows.
     pub fn build(self) -> RowBlock {
-        let Self { mut bytes, mut places } = self;
-        bytes.shrink_to_fit();
-        places.shrink_to_fit();
-        RowBlock { bytes: bytes.into(), places }
+        RowBlock { bytes: self.bytes.into(), places: self.places.into() }
     }
 }
 
@@ -160,7 +172,7 @@ mod tests {
     #[test]
     fn rows_are_read_as_they_were_put() {
         let rows = [("a", 1, "{}"), ("", 2, ""), ("bc", 3, r#"{"a":1}"#)];
-        let mut block = RowBlockBuilder::with_room(1 << 20);
+        let mut block = RowBlockBuilder::default();
         for (key, version, document) in rows {
             block.push(BlockRow { key: key.as_bytes(), version: Seq(version), document: document.as_bytes() });
         }

@@ -130,9 +130,7 @@ impl Snapshot {
         after: Option<&Key>,
         budget: PageBudget,
     ) -> Result<(RowBlock, bool), StoreError> {
-        let mut block = RowBlockBuilder::with_room(budget.bytes);
-        let complete = self.each_row_after(table, after, budget, |row| block.push(row))?;
-        Ok((block.build(), complete))
+        RowBlockBuilder::filled(|block| self.each_row_after(table, after, budget, |row| block.push(row)))
     }
 
     /// Hands the rows whose key follows `after` to `take`, as long as there is room for another; says whether no row follows.

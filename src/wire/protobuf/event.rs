@@ -1,8 +1,8 @@
 //! Events: a few bytes that differ between subscribers, around pieces that they share.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{WireType, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
 use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Seq};
@@ -171,20 +171,28 @@ impl Envelope<'_> {
         }
     }
 
-    fn encode(&self, bytes: &mut impl BufMut) {
+    /// Writes it behind `start`, which is to be put before what comes next.
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         match self {
             Self::Row { subscription_id, token, numbered } => {
-                put_varint(EVENT_SUBSCRIPTION_ID, id_varint(*subscription_id), bytes);
+                start.number(EVENT_SUBSCRIPTION_ID, id_varint(*subscription_id));
                 if let Some(token) = token {
-                    encode_key(EVENT_TOKEN, WireType::LengthDelimited, bytes);
-                    encode_varint(token.len() as u64, bytes);
-                    bytes.put_slice(token);
+                    start.length(EVENT_TOKEN, token.len());
+                    start.put_before(token, out);
                 }
-                if let Some(numbered) = numbered {
-                    numbered.encode(bytes);
+                if let Some(Numbered { number, is_initial, version, is_resync }) = numbered {
+                    start.number(EVENT_INITIAL, (*is_initial).into());
+                    start.number(EVENT_VERSION, version.0);
+                    start.number(EVENT_NUMBER, *number);
+                    if *is_resync {
+                        start.number(EVENT_RESYNC, true.into());
+                    }
                 }
             }
-            Self::Other(event) => event.encode_raw(bytes),
+            Self::Other(event) => {
+                start.put_before(&[], out);
+                event.encode_raw(out);
+            }
         }
     }
 }
@@ -196,20 +204,57 @@ impl Numbered {
         let resync_len = if self.is_resync { flag_len } else { 0 };
         flag_len + key_len(EVENT_VERSION) + key_len(EVENT_NUMBER) + numbers_len + resync_len
     }
-
-    fn encode(&self, bytes: &mut impl BufMut) {
-        put_varint(EVENT_INITIAL, self.is_initial.into(), bytes);
-        put_varint(EVENT_VERSION, self.version.0, bytes);
-        put_varint(EVENT_NUMBER, self.number, bytes);
-        if self.is_resync {
-            put_varint(EVENT_RESYNC, true.into(), bytes);
-        }
-    }
 }
 
-fn put_varint(number: u32, value: u64, bytes: &mut impl BufMut) {
-    encode_key(number, WireType::Varint, bytes);
-    encode_varint(value, bytes);
+/// The few bytes that stand before those that are copied: into an array, since a vector would look for room for each of them.
+struct Start {
+    bytes: [u8; START_BYTES_MAX],
+    len: usize,
+}
+
+/// Keys of at most two bytes and numbers of at most ten: between two copies there are eleven of each.
+const START_BYTES_MAX: usize = 11 * (2 + 10);
+
+impl Start {
+    fn new() -> Self {
+        Self { bytes: [0; START_BYTES_MAX], len: 0 }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value > 0x7f {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    fn key(&mut self, number: u32, wire_type: WireType) {
+        self.varint(u64::from(number << 3 | wire_type as u32));
+    }
+
+    /// The field `number`, a number itself.
+    fn number(&mut self, number: u32, value: u64) {
+        self.key(number, WireType::Varint);
+        self.varint(value);
+    }
+
+    /// What stands before the field `number`, which has `len` bytes.
+    fn length(&mut self, number: u32, len: usize) {
+        self.key(number, WireType::LengthDelimited);
+        self.varint(len as u64);
+    }
+
+    /// Writes it to `out`, and `copied` behind it; then it is empty.
+    fn put_before(&mut self, copied: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+        out.extend_from_slice(copied);
+        self.len = 0;
+    }
 }
 
 /// protobuf writes an int32 as the varint of its sign extension to 64 bits.
@@ -236,26 +281,22 @@ impl Fields<'_> {
         }
     }
 
-    /// Writes what stands before the bytes that are copied, and returns those.
-    fn encode_start(&self, bytes: &mut impl BufMut) -> &[u8] {
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         let key = match self {
-            Self::Named(named) => return named,
+            Self::Named(named) => return start.put_before(named, out),
             Self::Key(key) => *key,
         };
-        encode_key(TABLE_EVENT_KEY, WireType::LengthDelimited, bytes);
-        encode_varint(table_key_len(key) as u64, bytes);
+        start.length(TABLE_EVENT_KEY, table_key_len(key));
         let (number, value) = match key {
             KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
             KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
             KeyValue::Number(number) => {
-                encode_key(TABLE_KEY_NUMBER, WireType::SixtyFourBit, bytes);
-                bytes.put_f64_le(number);
-                return &[];
+                start.key(TABLE_KEY_NUMBER, WireType::SixtyFourBit);
+                return start.put_before(&number.to_le_bytes(), out);
             }
         };
-        encode_key(number, WireType::LengthDelimited, bytes);
-        encode_varint(value.len() as u64, bytes);
-        value
+        start.length(number, value.len());
+        start.put_before(value, out);
     }
 }
 
@@ -288,22 +329,19 @@ impl Body<'_> {
         TYPE_BYTES + self.fields.len() + rows_len
     }
 
-    /// Writes what stands before the bytes that are copied first, and returns those.
-    fn encode_start(&self, bytes: &mut impl BufMut) -> &[u8] {
-        encode_key(BODY_EVENT_TYPE, WireType::Varint, bytes);
-        bytes.put_u8(match self.kind {
-            ChangeKind::Added => 1,
-            ChangeKind::Updated => 2,
-            ChangeKind::Deleted => 3,
-        });
-        self.fields.encode_start(bytes)
-    }
-
-    fn encode_rows(&self, bytes: &mut Vec<u8>) {
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
+        start.number(
+            BODY_EVENT_TYPE,
+            match self.kind {
+                ChangeKind::Added => 1,
+                ChangeKind::Updated => 2,
+                ChangeKind::Deleted => 3,
+            },
+        );
+        self.fields.encode(start, out);
         for (number, row) in self.rows.iter().flatten() {
-            encode_key(*number, WireType::LengthDelimited, bytes);
-            encode_varint(row.len() as u64, bytes);
-            bytes.put_slice(row);
+            start.length(*number, row.len());
+            start.put_before(row, out);
         }
     }
 }
@@ -461,42 +499,13 @@ fn message(envelope: &Envelope<'_>, body: Option<&Body<'_>>, out: &mut Vec<u8>) 
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
     out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
-    let lens = (event_len, body_len);
-    if let Envelope::Row { token: None, .. } = envelope {
-        // Byte by byte: an array has room for all of it, and a vector would look for it each time.
-        let mut start = [0; START_BYTES_MAX];
-        let mut room = &mut start[..];
-        let copied = message_start(envelope, body, lens, &mut room);
-        let start_len = START_BYTES_MAX - room.len();
-        out.extend_from_slice(&start[..start_len]);
-        out.extend_from_slice(copied);
-    } else {
-        let copied = message_start(envelope, body, lens, out);
-        out.extend_from_slice(copied);
-    }
+    let mut start = Start::new();
+    start.length(SERVER_MESSAGE_EVENT, event_len);
+    envelope.encode(&mut start, out);
     if let Some(body) = body {
-        body.encode_rows(out);
+        start.length(body.number, body_len);
+        body.encode(&mut start, out);
     }
-}
-
-/// What the start of the message of a row takes at most, if it has no token: keys of at most two bytes and numbers of at most
-/// ten; there are eleven of each.
-const START_BYTES_MAX: usize = 11 * (2 + 10);
-
-/// Writes what stands before the first bytes of a message that are copied, and returns those.
-fn message_start<'b>(
-    envelope: &Envelope<'_>,
-    body: Option<&'b Body<'_>>,
-    (event_len, body_len): (usize, usize),
-    bytes: &mut impl BufMut,
-) -> &'b [u8] {
-    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, bytes);
-    encode_varint(event_len as u64, bytes);
-    envelope.encode(bytes);
-    let Some(body) = body else { return &[] };
-    encode_key(body.number, WireType::LengthDelimited, bytes);
-    encode_varint(body_len as u64, bytes);
-    body.encode_start(bytes)
 }
 
 #[cfg(test)]
