@@ -47,8 +47,8 @@ pub fn row_hash(key: &Key, version: Seq) -> u64 {
 fn stored_row_hash(key: &[u8], version: Seq) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let bytes = version.0.to_le_bytes().into_iter().chain(key.iter().copied());
-    let mut hash = bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    let with = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+    let mut hash = key.iter().fold(version.0.to_le_bytes().iter().fold(OFFSET_BASIS, with), with);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;

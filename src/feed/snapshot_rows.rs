@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::{MessageKind, Piece};
-use crate::change::{Document, Row, Seq};
+use crate::change::Row;
 use crate::store::{BlockRow, RowBlock, RowBlockBuilder};
 use crate::summary::Summary;
 use crate::view::{Secret, redacted};
@@ -16,11 +16,11 @@ use crate::view::{Secret, redacted};
 /// Those pieces that an event of a row of a snapshot has: the first ones.
 const ROW_PIECES: usize = 2;
 
-/// Bytes of rows that are sent at a time: their messages fill a write to the socket.
+/// Bytes of rows that are sent at a time: their messages fill one write to the socket, or two where there is little around each.
 const PORTION_BYTES: usize = 16 * 1024;
 
-/// What the message of a row has beside the row, about.
-const MESSAGE_OVERHEAD: usize = 48;
+/// What the message of a row has beside the row, at the least that is usual.
+const MESSAGE_OVERHEAD: usize = 32;
 
 /// Rows of a snapshot without what is secret in them. They are sent in portions.
 pub struct SnapshotRows {
@@ -100,14 +100,9 @@ impl SnapshotRows {
         self.block.get(at)
     }
 
-    /// The bytes that the rows hold.
+    /// The bytes that the rows hold. Pieces and messages are not counted: each kind of them is hardly larger than the rows.
     pub(super) fn size(&self) -> usize {
         self.block.iter().map(|row| row.size()).sum()
-    }
-
-    /// The document of a row, sharing the memory of all of them: let it go soon.
-    pub fn document(&self, at: usize) -> Document {
-        self.block.shared(at).document
     }
 
     /// The rows of the portion with this number, counted from 0; `None` behind the last one.
@@ -188,11 +183,6 @@ impl SnapshotRow {
         let mut summary = Summary::default();
         summary.add_stored(key, version);
         summary
-    }
-
-    /// The number of the change that made it what it is.
-    pub fn version(&self) -> Seq {
-        self.rows.get(self.at).version
     }
 
     /// The rows that it is one of, and its place among them.
