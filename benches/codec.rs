@@ -10,12 +10,13 @@ use prost::Message;
 use serde_json::json;
 use starfeed::catalog::{self, Form};
 use starfeed::change::{Cause, Change, ChangeKind, Document, Key, Seq, Table, Timestamp};
-use starfeed::feed::{Content, Published, SeenChange};
+use starfeed::feed::{Content, Published, SeenChange, SnapshotRows};
 use starfeed::proto::{self, request::Command, server_message::MessageType};
 use starfeed::row_problems::RowProblems;
+use starfeed::store::{BlockRow, RowBlockBuilder};
 use starfeed::transport::frame_writer::Frames;
 use starfeed::wire::protobuf::{decode, encode};
-use starfeed::wire::{Event, Messages, News, ServerMessage, Shape};
+use starfeed::wire::{Event, InitialRows, Messages, News, ServerMessage, Shape};
 
 const TABLE: &str = "domain_login";
 
@@ -119,9 +120,53 @@ fn events(criterion: &mut Criterion) {
     }
 }
 
+const PAGE_ROWS: usize = 400;
+
+/// A page of rows as a subscription to any table is sent them.
+fn page() -> Arc<SnapshotRows> {
+    let mut block = RowBlockBuilder::default();
+    let change = change();
+    let document = change.new.as_ref().map_or(&[][..], Document::as_bytes);
+    for number in 0..PAGE_ROWS {
+        let key = Key::text(&format!("d{number:08}.example"));
+        block.push(BlockRow { key: key.as_bytes(), version: Seq(1_000_000), document });
+    }
+    SnapshotRows::new(block.build())
+}
+
+/// All rows of a page for one subscriber.
+fn send(rows: &Arc<SnapshotRows>, first_number: u64, problems: &RowProblems, frames: &mut Frames) -> u64 {
+    let shape = Shape { form: Form::Json(None), include_document: true, include_old: false };
+    let mut count = 0;
+    for portion in (0..).take_while(|portion| rows.portion(*portion).is_some()) {
+        frames.clear(usize::MAX);
+        let first_number = Some(first_number + count);
+        let initial = InitialRows { shape, rows: Arc::clone(rows), portion, first_number };
+        encode(ServerMessage::Rows { subscription_id: 0, rows: initial }, problems, frames);
+        count += frames.count();
+    }
+    count
+}
+
+fn rows(criterion: &mut Criterion) {
+    let (problems, mut frames) = (RowProblems::default(), Frames::default());
+    let mut group = criterion.benchmark_group("write the rows of a page");
+    group.throughput(Throughput::Elements(PAGE_ROWS as u64));
+    let of_one = page();
+    of_one.opened();
+    group.bench_function("for the only reader", |bencher| {
+        bencher.iter(|| assert_eq!(send(black_box(&of_one), 2, &problems, &mut frames), PAGE_ROWS as u64));
+    });
+    let of_many = page();
+    (0..2).for_each(|_| of_many.opened());
+    group.bench_function("for one more of those who read the same", |bencher| {
+        bencher.iter(|| assert_eq!(send(black_box(&of_many), 2, &problems, &mut frames), PAGE_ROWS as u64));
+    });
+}
+
 criterion_group! {
     name = codec;
     config = Criterion::default().without_plots().sample_size(50);
-    targets = requests, events
+    targets = requests, events, rows
 }
 criterion_main!(codec);

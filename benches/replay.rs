@@ -9,7 +9,7 @@ use serde_json::json;
 use starfeed::change::{Document, Epoch, Key, Seq, Table};
 use starfeed::clock::Clock;
 use starfeed::config::Limits;
-use starfeed::feed::{Asked, CatchUp, CatchUpBudget, Content, Cursor, PageRequest, Pages, PagesLimits};
+use starfeed::feed::{Asked, CatchUp, CatchUpBudget, Cursor, PageRequest, Pages, PagesLimits};
 use starfeed::matcher::{Filter, FilterLimits};
 use starfeed::metrics::Metrics;
 use starfeed::store::{ChangePage, FileDisk, Mutation, PageBudget, Snapshot, Store, StoreOptions, StoreSecret, Unit};
@@ -68,6 +68,20 @@ fn of_the_store(group: &mut BenchmarkGroup<'_, WallTime>, snapshot: &Snapshot) {
             assert_eq!(count, ROWS);
         });
     });
+    group.bench_function("rows in one piece of memory, as the store reads them", |bencher| {
+        bencher.iter(|| {
+            let (mut after, mut count) = (None, 0);
+            loop {
+                let (rows, complete) = snapshot.block_after(&table, after.as_ref(), page()).expect("rows");
+                count += rows.len();
+                after = rows.last_key();
+                if complete {
+                    break;
+                }
+            }
+            assert_eq!(count, ROWS);
+        });
+    });
     group.throughput(Throughput::Elements(2 * ROWS as u64));
     group.bench_function("the log, as the store reads it", |bencher| {
         bencher.iter(|| {
@@ -96,7 +110,7 @@ fn read_to_the_end(store: &Store, pages: &Arc<Pages>, view: &Arc<View>, mut curs
         let request = PageRequest { view: Arc::clone(view), cursor, budget, at_least: Seq::ZERO };
         let Asked::Unread(page) = pages.ask(request, upto) else { panic!("nothing is kept") };
         let CatchUp::Page(page) = page.read(store).expect("a page") else { panic!("nothing was trimmed") };
-        count += page.items.iter().filter(|item| matches!(item.content, Content::Row(_)) == from_rows).count();
+        count += if from_rows { page.rows().len() } else { page.change_count() };
         cursor = page.cursor.clone();
         match cursor {
             Cursor::After(_) if from_rows => return black_box(count),

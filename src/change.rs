@@ -119,17 +119,7 @@ impl Key {
 
     /// What the key is; a damaged one reads as the bytes that it has.
     pub fn value(&self) -> KeyValue<'_> {
-        let read = match self.0.split_first() {
-            Some((&KEY_TEXT, text)) => std::str::from_utf8(text).ok().map(KeyValue::Text),
-            Some((&KEY_NUMBER, ordered)) => ordered.try_into().ok().map(|ordered| {
-                let ordered = u64::from_be_bytes(ordered);
-                let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
-                KeyValue::Number(f64::from_bits(bits))
-            }),
-            Some((&KEY_BINARY, bytes)) => Some(KeyValue::Binary(bytes)),
-            _ => None,
-        };
-        read.unwrap_or(KeyValue::Binary(&self.0))
+        KeyValue::of_stored(&self.0)
     }
 
     /// The bytes the store keeps; they sort like the keys.
@@ -152,6 +142,23 @@ pub enum KeyValue<'a> {
     Number(f64),
     /// Bytes.
     Binary(&'a [u8]),
+}
+
+impl<'a> KeyValue<'a> {
+    /// What the key is that is kept as `bytes`; a damaged one reads as the bytes that it has.
+    pub fn of_stored(bytes: &'a [u8]) -> Self {
+        let read = match bytes.split_first() {
+            Some((&KEY_TEXT, text)) => std::str::from_utf8(text).ok().map(KeyValue::Text),
+            Some((&KEY_NUMBER, ordered)) => ordered.try_into().ok().map(|ordered| {
+                let ordered = u64::from_be_bytes(ordered);
+                let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
+                KeyValue::Number(f64::from_bits(bits))
+            }),
+            Some((&KEY_BINARY, bytes)) => Some(KeyValue::Binary(bytes)),
+            _ => None,
+        };
+        read.unwrap_or(KeyValue::Binary(bytes))
+    }
 }
 
 impl fmt::Display for Key {
@@ -345,7 +352,12 @@ pub struct Row {
 impl Row {
     /// The bytes it holds in memory, by which pages are bounded.
     pub fn size(&self) -> usize {
-        self.key.as_bytes().len() + self.document.as_bytes().len() + CHANGE_OVERHEAD
+        Self::size_of(self.key.as_bytes(), self.document.as_bytes())
+    }
+
+    /// The bytes that a row with this key and document holds in memory.
+    pub(crate) fn size_of(key: &[u8], document: &[u8]) -> usize {
+        key.len() + document.len() + CHANGE_OVERHEAD
     }
 }
 

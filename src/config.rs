@@ -158,9 +158,9 @@ limits! {
     /// Connections that whoever publishes writes to by itself behind a commit; the rest are woken, and write on all cores.
     direct_writes = 4_096;
     /// Rows or changes that a subscription reads at a time while it is behind.
-    page_rows = 500;
+    page_rows = 1_000;
     /// Bytes that a subscription reads at a time while it is behind.
-    page_bytes = 131_072;
+    page_bytes = 262_144;
     /// Bytes of pages and of past changes that are kept in memory for other subscriptions that are as far behind.
     shared_bytes = 33_554_432;
     /// Seconds that they are kept without a use; a snapshot may have begun so long before a subscription joins it.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 
 use crate::change::{Key, Table};
@@ -31,7 +32,9 @@ impl RowProblems {
         if logged.len() >= REMEMBERED_MAX {
             logged.clear();
         }
-        if logged.insert((table.clone(), key.clone(), problem.to_string())) {
+        // A copy: the key may share the memory of a whole page.
+        let remembered = Key::from_stored(Bytes::copy_from_slice(key.as_bytes()));
+        if logged.insert((table.clone(), remembered, problem.to_string())) {
             tracing::warn!(%table, %key, %problem, "a row cannot be shown as it should be");
         }
     }

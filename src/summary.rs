@@ -17,8 +17,18 @@ pub struct Summary {
 impl Summary {
     /// With the row `key` as change `version` made it.
     pub fn add(&mut self, key: &Key, version: Seq) {
-        self.count = self.count.wrapping_add(1);
-        self.digest = self.digest.wrapping_add(row_hash(key, version));
+        self.add_stored(key.as_bytes(), version);
+    }
+
+    /// With the row whose key is kept as `key`, as change `version` made it.
+    pub(crate) fn add_stored(&mut self, key: &[u8], version: Seq) {
+        self.add_all(Self { count: 1, digest: stored_row_hash(key, version) });
+    }
+
+    /// With all the rows of `other` too.
+    pub fn add_all(&mut self, other: Self) {
+        self.count = self.count.wrapping_add(other.count);
+        self.digest = self.digest.wrapping_add(other.digest);
     }
 
     /// Without the row `key` as change `version` made it.
@@ -31,10 +41,14 @@ impl Summary {
 /// The hash of one row: FNV-1a over the version (8 bytes, least significant first) and the bytes of the key, then the
 /// finalizer of MurmurHash3, without which sums of similar rows would be similar.
 pub fn row_hash(key: &Key, version: Seq) -> u64 {
+    stored_row_hash(key.as_bytes(), version)
+}
+
+fn stored_row_hash(key: &[u8], version: Seq) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
-    let bytes = version.0.to_le_bytes().into_iter().chain(key.as_bytes().iter().copied());
-    let mut hash = bytes.fold(OFFSET_BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    let with = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+    let mut hash = key.iter().fold(version.0.to_le_bytes().iter().fold(OFFSET_BASIS, with), with);
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;

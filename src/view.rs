@@ -112,6 +112,12 @@ pub fn redacted(document: &Document, secrets: &[Secret]) -> Document {
     }
 }
 
+/// Whether one of `secrets` may be in any of the documents that lie one behind the other in `bytes`: one look at all of them.
+pub(crate) fn may_have_any(bytes: &[u8], secrets: &[Secret]) -> bool {
+    let is_there = |name: &&str| memchr::memmem::find(bytes, name.as_bytes()).is_some();
+    secrets.iter().filter_map(|secret| secret.path.last()).any(is_there)
+}
+
 /// Whether the name of the innermost member stands in the text at all. Most rows have no secrets, and need not be read.
 fn may_have(document: &Document, secret: &Secret) -> bool {
     // Names in canonical JSON stand as they are.
@@ -177,6 +183,11 @@ impl View {
             problems.report(&self.table, key, &format_args!("the key {problem}"));
         }
         problem.is_none()
+    }
+
+    /// Whether every row of the table is in the view.
+    pub(crate) fn has_all_rows(&self) -> bool {
+        self.keys == KeyRule::Any && self.filter.is_none()
     }
 
     /// Whether the row is in the view. `document` is redacted.

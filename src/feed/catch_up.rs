@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::log_ranges::{LogPart, LogRanges};
 use super::pages::PageRequest;
-use super::{Counted, Published, SnapshotRow, ViewChange, Waiting};
-use crate::change::{Change, ChangeKind, Key, Row, Seq};
+use super::{Counted, Published, SnapshotRow, SnapshotRows, ViewChange, Waiting};
+use crate::change::{Change, ChangeKind, Key, Seq};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
-use crate::store::{PageBudget, Snapshot, StoreError};
-use crate::view::View;
+use crate::store::{BlockRow, PageBudget, RowBlock, RowBlockBuilder, Snapshot, StoreError};
+use crate::view::{View, may_have_any, redacted};
 
 /// How far a subscription that is behind has come.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,9 +82,7 @@ impl PageItem {
     pub fn cursor(&self) -> Option<Cursor> {
         match (&self.reached, &self.content) {
             (Reached::Cursor(cursor), _) => Some(cursor.clone()),
-            (Reached::Row(at), Content::Row(row)) => {
-                Some(Cursor::Snapshot { sent: Some((row.row().key.clone(), *at)) })
-            }
+            (Reached::Row(at), Content::Row(row)) => Some(Cursor::Snapshot { sent: Some((row.row().key, *at)) }),
             (Reached::Nowhere | Reached::Row(_), _) => None,
         }
     }
@@ -93,20 +91,13 @@ impl PageItem {
     pub fn is_in_snapshot(&self) -> bool {
         matches!(self.reached, Reached::Row(_) | Reached::Cursor(Cursor::Snapshot { .. }))
     }
-
-    fn size(&self) -> usize {
-        match &self.content {
-            Content::Row(row) => row.row().size(),
-            Content::Change(change) => change.published().size(),
-        }
-    }
 }
 
 /// A row or a change. Nothing in it is secret.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A row of the snapshot.
-    Row(Arc<SnapshotRow>),
+    Row(SnapshotRow),
     /// A change.
     Change(SeenChange),
 }
@@ -141,8 +132,10 @@ impl SeenChange {
 /// A page for subscriptions that are behind: for one, or for all that stand at the same place.
 #[derive(Debug)]
 pub struct Page {
-    /// What to send, in order.
-    pub items: Vec<PageItem>,
+    changes: Vec<PageItem>,
+    rows: Arc<SnapshotRows>,
+    /// Where the rows are exact.
+    position: Seq,
     /// Where the subscription is after it.
     pub cursor: Cursor,
     bytes: usize,
@@ -150,9 +143,58 @@ pub struct Page {
 }
 
 impl Page {
-    fn new(items: Vec<PageItem>, cursor: Cursor) -> Arc<Self> {
-        let bytes = items.iter().map(PageItem::size).sum();
-        Arc::new(Self { items, cursor, bytes, held: Mutex::default() })
+    /// A page of changes.
+    fn of_changes(changes: Vec<PageItem>, cursor: Cursor) -> Arc<Self> {
+        Self::new(changes, (RowBlock::default(), Seq::ZERO), cursor)
+    }
+
+    /// A page of changes and, behind them, rows as they are at a position.
+    fn new(changes: Vec<PageItem>, (rows, position): (RowBlock, Seq), cursor: Cursor) -> Arc<Self> {
+        let size = |item: &PageItem| match &item.content {
+            Content::Row(row) => row.row().size(),
+            Content::Change(change) => change.published().size(),
+        };
+        let rows = SnapshotRows::new(rows);
+        let bytes = changes.iter().map(size).sum::<usize>() + rows.size();
+        Arc::new(Self { changes, rows, position, cursor, bytes, held: Mutex::default() })
+    }
+
+    /// How much there is to send: changes and rows.
+    pub fn len(&self) -> usize {
+        self.changes.len() + self.rows.len()
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many of those are changes: they come first.
+    pub fn change_count(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// The rows, which come behind the changes.
+    pub fn rows(&self) -> &Arc<SnapshotRows> {
+        &self.rows
+    }
+
+    /// What is at this place in the order; `None` behind the last one.
+    pub fn item(&self, at: usize) -> Option<PageItem> {
+        let Some(at) = at.checked_sub(self.changes.len()) else {
+            return Some(self.changes[at].clone());
+        };
+        let reached = if PlantedBug::TokenBeforeTheSnapshotEnds.is_planted() {
+            Reached::Cursor(Cursor::After(self.position))
+        } else {
+            Reached::Row(self.position)
+        };
+        (at < self.rows.len()).then(|| PageItem { content: Content::Row(SnapshotRow::of(&self.rows, at)), reached })
+    }
+
+    /// All of it, in the order in which it is sent.
+    pub fn items(&self) -> impl Iterator<Item = PageItem> {
+        (0..self.len()).filter_map(|at| self.item(at))
     }
 
     /// The bytes that it holds.
@@ -221,7 +263,7 @@ impl Reader<'_> {
         let reached = reached.unwrap_or_else(|| self.snapshot.position().seq.max(after));
         let (coalesce, end) = (self.budget.coalesce, Cursor::After(reached));
         let items = items_of(self.view, changes, coalesce, Cursor::After, &end, self.metrics);
-        Ok(CatchUp::Page(Page::new(items, end)))
+        Ok(CatchUp::Page(Page::of_changes(items, end)))
     }
 
     fn later_rows(&self, last_key: &Key, at: Seq) -> Result<CatchUp, StoreError> {
@@ -235,7 +277,7 @@ impl Reader<'_> {
         let end = upto(reached.unwrap_or(position));
         let items = items_of(self.view, changes, self.budget.coalesce, upto, &end, self.metrics);
         if reached.is_some() {
-            return Ok(CatchUp::Page(Page::new(items, end)));
+            return Ok(CatchUp::Page(Page::of_changes(items, end)));
         }
         self.rows(Some((last_key, at)), items)
     }
@@ -281,42 +323,50 @@ impl Reader<'_> {
         }
     }
 
-    /// The rows that follow those that were `sent`, behind `items`.
-    fn rows(&self, sent: Option<(&Key, Seq)>, mut items: Vec<PageItem>) -> Result<CatchUp, StoreError> {
+    /// The rows that follow those that were `sent`, behind `changes`.
+    fn rows(&self, sent: Option<(&Key, Seq)>, changes: Vec<PageItem>) -> Result<CatchUp, StoreError> {
         let position = self.snapshot.position().seq;
         let mut last_key = sent.map(|(last_key, _)| last_key.clone());
+        let mut rows = RowBlock::default();
         for _ in 0..SCANNED_PAGES {
-            let page = self.snapshot.rows_after(&self.view.table, last_key.as_ref(), self.budget.page)?;
+            let (block, complete) = self.snapshot.block_after(&self.view.table, last_key.as_ref(), self.budget.page)?;
             let skipped = usize::from(last_key.is_some() && PlantedBug::SnapshotPageSkipsARow.is_planted());
-            last_key = page.rows.last().map(|row| row.key.clone()).or(last_key);
-            items.extend(page.rows.into_iter().skip(skipped).filter_map(|row| self.row_item(row, position)));
-            if page.complete || last_key.is_none() {
+            last_key = block.last_key().or(last_key);
+            rows = self.seen_of(block, skipped);
+            if complete || last_key.is_none() {
                 let after = match sent {
                     Some((_, at)) if PlantedBug::SnapshotKeepsFirstPosition.is_planted() => at,
                     _ => position,
                 };
-                return Ok(CatchUp::Page(Page::new(items, Cursor::After(after))));
+                return Ok(CatchUp::Page(Page::new(changes, (rows, position), Cursor::After(after))));
             }
-            if !items.is_empty() {
+            if !rows.is_empty() || !changes.is_empty() {
                 break;
             }
         }
         let sent = last_key.map(|key| (key, position));
-        Ok(CatchUp::Page(Page::new(items, Cursor::Snapshot { sent })))
+        Ok(CatchUp::Page(Page::new(changes, (rows, position), Cursor::Snapshot { sent })))
     }
 
-    fn row_item(&self, row: Row, position: Seq) -> Option<PageItem> {
-        let row = SnapshotRow::new(row, self.view.secrets);
-        let Row { key, document, .. } = row.row();
-        if !self.view.contains(key, document, &self.metrics.row_problems) {
-            return None;
+    /// What the view has of the rows of `block` behind the first `skipped` ones.
+    fn seen_of(&self, block: RowBlock, skipped: usize) -> RowBlock {
+        let view = self.view;
+        let has_secrets = may_have_any(block.as_bytes(), view.secrets);
+        if skipped == 0 && !has_secrets && view.has_all_rows() {
+            return block;
         }
-        let reached = if PlantedBug::TokenBeforeTheSnapshotEnds.is_planted() {
-            Reached::Cursor(Cursor::After(position))
-        } else {
-            Reached::Row(position)
-        };
-        Some(PageItem { content: Content::Row(row), reached })
+        let mut seen = RowBlockBuilder::default();
+        for at in skipped..block.len() {
+            let mut row = block.shared(at);
+            if has_secrets {
+                row.document = redacted(&row.document, view.secrets);
+            }
+            if view.contains(&row.key, &row.document, &self.metrics.row_problems) {
+                let (key, document) = (row.key.as_bytes(), row.document.as_bytes());
+                seen.push(BlockRow { key, version: row.version, document });
+            }
+        }
+        seen.build()
     }
 }
 
@@ -345,7 +395,7 @@ impl Replay {
     pub fn page(self, metrics: &Metrics) -> Arc<Page> {
         let changes = if self.coalesce { coalesced(self.changes, metrics) } else { self.changes };
         let end = Cursor::After(self.end);
-        Page::new(items_of(&self.view, changes, self.coalesce, Cursor::After, &end, metrics), end)
+        Page::of_changes(items_of(&self.view, changes, self.coalesce, Cursor::After, &end, metrics), end)
     }
 }
 

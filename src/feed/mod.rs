@@ -13,6 +13,7 @@ mod outbox;
 mod pages;
 mod published;
 mod shelf;
+mod snapshot_rows;
 mod source_state;
 pub(crate) mod sync;
 mod views;
@@ -28,7 +29,8 @@ pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Repl
 pub use counted::Counted;
 pub use outbox::{Delivery, Outbox, Outlet, ViewChanges, Waiting};
 pub use pages::{Asked, PageRequest, PageResult, Pages, PagesLimits, SharedPage, SharedResult, UnreadPage};
-pub use published::{MessageKind, Piece, Published, SnapshotRow, ViewChange};
+pub use published::{MessageKind, Piece, Published, ViewChange};
+pub use snapshot_rows::{KeptMessages, RowsKind, SnapshotRow, SnapshotRows};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
 use sync::{Mutex, MutexGuard};
@@ -221,9 +223,9 @@ impl Feed {
     }
 
     /// Sets how the table stands to its source, and tells all who have to know, behind what waits for them.
-    fn set_source(&self, source: SourceState) {
+    fn set_source(&self, source: SourceState, published: Seq) {
         let mut state = self.lock();
-        if state.source.set(source) {
+        if state.source.set(source, published) {
             state.views.for_each_live(|subscription, outbox| outbox.tell_source(subscription, source));
         }
     }
@@ -396,8 +398,9 @@ impl Feeds {
 
     /// Sets how `table` stands to its source, and tells its subscribers, behind everything that was published before.
     pub fn set_source(&self, table: &Table, source: SourceState) {
+        let published = self.lock().published;
         if let Some(feed) = self.feed_of(table) {
-            feed.set_source(source);
+            feed.set_source(source, published);
         }
     }
 
@@ -408,11 +411,12 @@ impl Feeds {
 
     /// Whoever subscribes to `table` next has to wait until it is read from its source again; `false` where somebody is there.
     pub fn rest(&self, table: &Table) -> bool {
+        let published = self.lock().published;
         let Some(feed) = self.feed_of(table) else { return true };
         let mut state = feed.lock();
         let is_idle = state.source.subscribers == 0;
         if is_idle {
-            state.source.set(SourceState::Unread { doubt: None });
+            state.source.set(SourceState::Unread { doubt: None }, published);
         }
         is_idle
     }
@@ -487,9 +491,10 @@ impl Attachment {
         self.feed.lock().source.state
     }
 
-    /// Whoever has everything up to here, or more, finds the rest in memory.
+    /// Whoever has everything up to here, or more, finds the rest in memory, and has what was read of the source.
     pub fn reaches_back_to(&self) -> Seq {
-        self.feed.lock().window.after()
+        let state = self.feed.lock();
+        state.window.after().max(state.source.read_at)
     }
 
     /// Brings it closer to being live. Once it is, changes go to `outbox`; if a message of one kind is all that the subscriber

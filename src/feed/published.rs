@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::change::{Change, ChangeKind, Row, Seq};
+use crate::change::{Change, ChangeKind, Seq};
 use crate::planted::PlantedBug;
 use crate::summary::Summary;
 use crate::view::{Secret, redacted};
@@ -24,9 +24,6 @@ pub enum Piece {
 }
 
 const PIECES: usize = 4;
-
-/// Those that an event of a row of a snapshot has: the first ones.
-const ROW_PIECES: usize = 2;
 
 /// A committed change without what is secret in it, shared by everything that delivers it.
 pub struct Published {
@@ -80,38 +77,6 @@ impl Published {
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Published({} {} {})", self.change.seq, self.change.table, self.change.key)
-    }
-}
-
-/// A row of a snapshot without what is secret in it, shared by everything that delivers it.
-pub struct SnapshotRow {
-    row: Row,
-    pieces: [OnceLock<Bytes>; ROW_PIECES],
-}
-
-impl SnapshotRow {
-    /// Shares `row`, without `secrets`.
-    pub fn new(mut row: Row, secrets: &[Secret]) -> Arc<Self> {
-        if !secrets.is_empty() {
-            row.document = redacted(&row.document, secrets);
-        }
-        Arc::new(Self { row, pieces: Default::default() })
-    }
-
-    /// The row; nothing in it is secret.
-    pub fn row(&self) -> &Row {
-        &self.row
-    }
-
-    /// A piece of its encoding, made by `encode` for whoever needs it first. It has no old row.
-    pub fn piece(&self, piece: Piece, encode: impl FnOnce(&Row) -> Bytes) -> &Bytes {
-        self.pieces[piece as usize].get_or_init(|| encode(&self.row))
-    }
-}
-
-impl fmt::Debug for SnapshotRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SnapshotRow({} {})", self.row.version, self.row.key)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Outbox, SubscriptionId};
-use crate::change::Table;
+use crate::change::{Seq, Table};
 use crate::planted::PlantedBug;
 
 /// How the rows of a table stand to those of the source that they come from.
@@ -94,12 +94,14 @@ pub trait Demand: fmt::Debug + Send + Sync {
 pub(super) struct FeedSource {
     pub(super) state: SourceState,
     pub(super) subscribers: usize,
+    /// The newest change when the table was last read from its source: whoever came before that saw something older.
+    pub(super) read_at: Seq,
     waiting: BTreeMap<SubscriptionId, Arc<Outbox>>,
 }
 
 impl FeedSource {
     pub(super) fn new(state: SourceState) -> Self {
-        Self { state, subscribers: 0, waiting: BTreeMap::new() }
+        Self { state, subscribers: 0, read_at: Seq::ZERO, waiting: BTreeMap::new() }
     }
 
     /// Has the subscription told when the state is another one, if it has to wait for that.
@@ -110,10 +112,13 @@ impl FeedSource {
         self.state
     }
 
-    /// Sets the state and tells those that wait; returns whether it was another one.
-    pub(super) fn set(&mut self, state: SourceState) -> bool {
+    /// Sets the state, when the newest change is `published`, and tells those that wait; returns whether it was another one.
+    pub(super) fn set(&mut self, state: SourceState, published: Seq) -> bool {
         if self.state == state {
             return false;
+        }
+        if matches!(self.state, SourceState::Unread { .. }) {
+            self.read_at = published;
         }
         self.state = state;
         for (subscription, outbox) in &self.waiting {

@@ -2,10 +2,10 @@
 //! a batch is matched.
 
 use super::*;
-use crate::change::{Cause, Document, Key, Timestamp};
+use crate::change::{Cause, Document, Epoch, Key, Timestamp};
 use crate::matcher::{Filter, FilterLimits};
-use crate::store::PageBudget;
-use crate::view::KeyRule;
+use crate::store::{BlockRow, MemoryDisk, Mutation, PageBudget, Retention, Store, StoreOptions, StoreSecret};
+use crate::view::{KeyRule, SecretKind};
 
 struct Nobody;
 
@@ -203,4 +203,67 @@ fn filters_that_cost_much_are_bounded_and_give_back_what_they_took() {
     drop((many, same, cheap));
     assert_eq!(feeds.figures()[0].filters, 0);
     assert!(attach(100, "a != 100").is_ok());
+}
+
+/// What a page of all rows of a store with `rows` has for `view`.
+fn page_of(rows: &[(Key, &str)], view: View) -> (Arc<Page>, u64) {
+    let options = StoreOptions {
+        retention: Retention { bytes: 1 << 20, age_ms: 1 << 40 },
+        cache_bytes: 1 << 20,
+        fresh_epoch: Epoch(1),
+        fresh_secret: StoreSecret([7; 32]),
+        indexes: Vec::new(),
+    };
+    let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
+    let put = |(key, text): &(Key, &str)| {
+        Mutation::put(view.table.clone(), key.clone(), Document::parse(text.as_bytes()).expect("an object"))
+    };
+    store.commit(Timestamp(0), &[rows.iter().map(put).collect()]).expect("memory does not fail");
+    let (budget, metrics) = (PageBudget { items: 100, bytes: 1 << 20 }, Arc::new(Metrics::default()));
+    let pages = Pages::new(PagesLimits { bytes: 1 << 20, kept_ms: 1000, range: budget }, Arc::clone(&metrics));
+    let request = PageRequest {
+        view: Arc::new(view),
+        cursor: Cursor::Snapshot { sent: None },
+        budget: CatchUpBudget { page: budget, coalesce: false },
+        at_least: Seq::ZERO,
+    };
+    let Asked::Unread(page) = pages.ask(request, store.position().seq) else { panic!("nobody has read it") };
+    let CatchUp::Page(page) = page.read(&store).expect("a page") else { panic!("nothing was trimmed") };
+    assert_eq!(page.cursor, Cursor::After(store.position().seq));
+    (page, metrics.row_problem_count.get())
+}
+
+/// Keys and documents of all rows of `page`.
+fn rows_of(page: &Page) -> Vec<(Key, String)> {
+    let text = |row: &BlockRow<'_>| String::from_utf8(row.document.to_vec()).expect("JSON is UTF-8");
+    let rows = (0..page.rows().len()).map(|at| page.rows().get(at));
+    rows.map(|row| (Key::from_stored(row.key.to_vec()), text(&row))).collect()
+}
+
+#[test]
+fn a_page_of_rows_has_what_its_view_has_and_no_secret() {
+    const SECRETS: &[Secret] = &[Secret { path: &["password"], kind: SecretKind::Whole }];
+    let rows = [
+        (Key::number(1.0), r#"{"a":1}"#),
+        (key(1), r#"{"a":1,"password":"hunter2"}"#),
+        (key(2), r#"{"a":2}"#),
+        (key(3), r#"{"a":1,"b":"password"}"#),
+    ];
+    let all = View { secrets: SECRETS, ..View::clone(&view(None)) };
+    let (page, problems) = page_of(&rows, all.clone());
+    let shown: Vec<String> = rows_of(&page).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(shown, [r#"{"a":1}"#, r#"{"a":1}"#, r#"{"a":2}"#, r#"{"a":1,"b":"password"}"#]);
+    assert_eq!(problems, 0);
+
+    let (page, _) = page_of(&rows[2..3], all);
+    assert_eq!(rows_of(&page), [(key(2), r#"{"a":2}"#.to_owned())]);
+
+    let texts = View { keys: KeyRule::Text, secrets: SECRETS, ..View::clone(&view(Some("a == 1"))) };
+    let (page, problems) = page_of(&rows, texts);
+    assert_eq!(rows_of(&page).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(1), key(3)]);
+    assert_eq!(problems, 1, "a row that cannot be named is reported");
+    let mut expected = Summary::default();
+    [key(1), key(3)].iter().zip([2, 4]).for_each(|(key, version)| expected.add(key, Seq(version)));
+    assert_eq!(page.rows().summary(0), expected);
+    assert_eq!((page.rows().portion(0), page.rows().portion(1)), (Some(0..2), None));
 }

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use super::collector::Collector;
 use crate::change::Seq;
 use crate::feed::{
-    CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, SeenChange, SourceDoubt, Standing, ViewChanges,
+    CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, SeenChange, SnapshotRows, SourceDoubt,
+    Standing, ViewChanges,
 };
 use crate::store::{PageBudget, Store};
 use crate::subscription::{self, Subscription};
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
 use crate::view::Scope;
-use crate::wire::{Event, LiveChanges, News, Shape, State, StateKind};
+use crate::wire::{Event, InitialRows, LiveChanges, News, Shape, State, StateKind};
 
 /// What the client of a subscription asked for.
 #[derive(Clone, Copy, Debug)]
@@ -199,10 +200,25 @@ impl Follower {
         PageRequest { view, cursor, budget, at_least }
     }
 
+    /// Whether it is sent many rows of a page at once: nothing comes between them, and none is a place to go on from.
+    pub(super) fn takes_portions(&self) -> bool {
+        !self.wishes.tokens && self.collector.is_none()
+    }
+
+    /// The rows of a portion of a page.
+    pub(super) fn portion(&mut self, rows: &Arc<SnapshotRows>, number: usize) -> InitialRows {
+        self.summary.add_all(rows.summary(number));
+        self.place = Some(Cursor::Snapshot { sent: None });
+        let first_number = self.wishes.states.then_some(self.number + 1);
+        let rows = InitialRows { shape: self.wishes.shape, rows: Arc::clone(rows), portion: number, first_number };
+        self.number += rows.range().len() as u64;
+        rows
+    }
+
     /// The event for an item of a page, unless it is only collected.
-    pub(super) fn page_event(&mut self, item: &PageItem, sealing: &Sealing) -> Option<Event> {
+    pub(super) fn page_event(&mut self, item: PageItem, sealing: &Sealing) -> Option<Event> {
         match &item.content {
-            Content::Row(row) => self.summary.add(&row.row().key, row.row().version),
+            Content::Row(row) => self.summary.add_all(row.summary()),
             Content::Change(change) => change.published().apply(change.kind(), &mut self.summary),
         }
         // Only a token names a place in the middle of a snapshot.
@@ -211,16 +227,16 @@ impl Follower {
         } else {
             Some(Cursor::Snapshot { sent: None })
         };
+        let content = item.content;
         if let Some(collector) = &mut self.collector {
-            match &item.content {
-                Content::Row(row) => collector.row(row.row()),
+            match &content {
+                Content::Row(row) => collector.row(&row.row()),
                 Content::Change(change) => collector.change(change),
             }
             return None;
         }
         let token = self.token(sealing);
-        let (shape, content) = (self.wishes.shape, item.content.clone());
-        Some(self.event(News::Row { shape, content }, token))
+        Some(self.event(News::Row { shape: self.wishes.shape, content }, token))
     }
 
     /// The events for changes that the feed handed over, unless they are only collected.

@@ -27,25 +27,44 @@ const PAGE_BYTES_MIN: usize = 4 * 1024;
 struct OpenPage {
     subscription_id: i32,
     page: Arc<Page>,
-    /// Items of it that were sent.
+    /// How much of it was sent.
     sent: usize,
+    /// The next portion of its rows.
+    portion: usize,
     _counted: Arc<Counted>,
+}
+
+/// What a page has next.
+enum OfPage {
+    /// A change or a row.
+    Item(PageItem),
+    /// The portion of its rows with this number.
+    Portion(usize),
 }
 
 impl OpenPage {
     fn new(subscription_id: i32, page: Arc<Page>, waiting: &Arc<Waiting>) -> Self {
-        Self { subscription_id, sent: 0, _counted: page.hold(waiting), page }
+        page.rows().opened();
+        Self { subscription_id, sent: 0, portion: 0, _counted: page.hold(waiting), page }
     }
 
-    fn next(&mut self) -> Option<&PageItem> {
-        let item = self.page.items.get(self.sent)?;
+    /// What comes next; rows in portions, if they are taken so.
+    fn next(&mut self, takes_portions: bool) -> Option<OfPage> {
+        if takes_portions && self.sent >= self.page.change_count() {
+            let number = self.portion;
+            let rows = self.page.rows().portion(number)?;
+            self.sent += rows.len();
+            self.portion += 1;
+            return Some(OfPage::Portion(number));
+        }
+        let item = self.page.item(self.sent)?;
         self.sent += 1;
-        Some(item)
+        Some(OfPage::Item(item))
     }
 
-    /// Whether its middle was reached with the last item.
-    fn is_in_the_middle(&self) -> bool {
-        self.sent == self.page.items.len().div_ceil(2)
+    /// Whether at least half of it was sent.
+    fn is_behind_the_middle(&self) -> bool {
+        self.sent >= self.page.len().div_ceil(2)
     }
 }
 
@@ -226,7 +245,7 @@ impl Followers {
             }
             let event = self.next_collected().or_else(|| self.next_announcement());
             let message = event.map(event_message).or_else(|| self.next_delivery());
-            if let Some(message) = message.or_else(|| self.next_page_item().map(event_message)) {
+            if let Some(message) = message.or_else(|| self.next_of_page()) {
                 return Some(message);
             }
             if self.announced.is_empty() && !self.advance() {
@@ -325,17 +344,26 @@ impl Followers {
         }
     }
 
-    fn next_page_item(&mut self) -> Option<(i32, Event)> {
+    fn next_of_page(&mut self) -> Option<ServerMessage> {
         if !self.announced.is_empty() {
             return None;
         }
         let page = self.page.as_mut()?;
         let subscription_id = page.subscription_id;
         let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
-        if let Some(item) = page.next() {
-            let event = follower.page_event(item, &self.sealing);
-            self.wants_next_page |= page.is_in_the_middle();
-            return event.map(|event| (subscription_id, event));
+        let was_behind_the_middle = page.is_behind_the_middle();
+        if let Some(next) = page.next(follower.takes_portions()) {
+            self.wants_next_page |= page.is_behind_the_middle() && !was_behind_the_middle;
+            return match next {
+                OfPage::Portion(number) => {
+                    let rows = follower.portion(page.page.rows(), number);
+                    Some(ServerMessage::Rows { subscription_id, rows })
+                }
+                OfPage::Item(item) => {
+                    let event = follower.page_event(item, &self.sealing)?;
+                    Some(ServerMessage::Event { subscription_id, event })
+                }
+            };
         }
         let is_ready = follower.end_page(page.page.cursor.clone());
         self.listing.note(subscription_id, follower.listed());

@@ -11,6 +11,7 @@ use crate::proto::SubscribeOptions;
 use crate::proto::request::Command;
 use crate::store::{MemoryDisk, Mutation, Outcome, Retention, Store, StoreOptions, StoreSecret, TableIndexes, Unit};
 use crate::subscription::SubscriptionLimits;
+use crate::summary::Summary;
 use crate::wire::{Event, News, StateKind};
 
 struct Nobody;
@@ -30,6 +31,10 @@ fn connect(context: &Arc<SessionContext>, waiting: &Arc<Waiting>) -> Session {
 }
 
 pub(crate) fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
+    context_with(store, PageBudget { items: 10, bytes: 1000 })
+}
+
+fn context_with(store: &Store, page: PageBudget) -> (Arc<SessionContext>, Arc<Feeds>) {
     let metrics = Arc::new(Metrics::default());
     let feeds = FeedLimits {
         window_bytes: 1 << 20,
@@ -48,7 +53,7 @@ pub(crate) fn context(store: &Store) -> (Arc<SessionContext>, Arc<Feeds>) {
         row_bytes: 1000,
         answer_bytes: 1000,
         import_bytes: 1000,
-        page: PageBudget { items: 10, bytes: 1000 },
+        page,
         pages: PagesLimits { bytes: 1 << 20, kept_ms: 1000, range: PageBudget { items: 10, bytes: 1000 } },
         filters: FilterLimits::default(),
     };
@@ -105,6 +110,7 @@ fn run(session: &mut Session, store: &Store) -> Vec<String> {
             Step::Send(ServerMessage::Changes { changes, .. }) => {
                 sent.extend(changes.events().map(|_| "event".to_owned()));
             }
+            Step::Send(ServerMessage::Rows { rows, .. }) => sent.extend(rows.events().map(|_| "event".to_owned())),
         }
     }
 }
@@ -198,6 +204,7 @@ fn events(session: &mut Session, store: &Store) -> Vec<Event> {
             Step::Send(ServerMessage::Response { result, .. }) => drop(result.expect("it is granted")),
             Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),
             Step::Send(ServerMessage::Changes { changes, .. }) => sent.extend(changes.events()),
+            Step::Send(ServerMessage::Rows { rows, .. }) => sent.extend(rows.events()),
         }
     }
 }
@@ -299,6 +306,51 @@ fn those_that_catch_up_leave_room_for_those_that_are_live() {
 }
 
 #[test]
+fn the_rows_of_a_page_are_sent_many_at_a_time_and_each_is_counted() {
+    let store = store();
+    let (context, feeds) = context_with(&store, PageBudget { items: 150, bytes: 1 << 20 });
+    let mut expected = Summary::default();
+    for number in 0..200 {
+        login(&store, &feeds, number, &"x".repeat(500));
+        expected.add(&Key::text(&format!("row{number:03}")), store.position().seq);
+    }
+    let waiting = Waiting::new(1 << 30);
+    for (states, tokens) in [(true, false), (true, true), (false, false)] {
+        let mut session = connect(&context, &waiting);
+        let options = SubscribeOptions { states: Some(states), tokens: Some(tokens), ..Default::default() };
+        ask(&mut session, 1, 10, subscribe_with(options));
+        let (mut portions, mut sent) = (Vec::new(), Vec::new());
+        loop {
+            match session.next_step() {
+                Step::Wait => break,
+                Step::Do(Work::Read(read)) => session.read(read.run(&store)),
+                Step::Do(Work::Share(share)) => session.read(share.now().expect("it was read")),
+                Step::Do(other) => panic!("only rows are read: {other:?}"),
+                Step::Send(ServerMessage::Event { event, .. }) => sent.push(event),
+                Step::Send(ServerMessage::Rows { rows, .. }) => {
+                    portions.push(rows.range().len());
+                    sent.extend(rows.events());
+                }
+                Step::Send(_) => {}
+            }
+        }
+        assert_eq!(portions.is_empty(), tokens, "a place to go on from is between rows");
+        assert!(tokens || portions.len() >= 6 && portions.iter().all(|rows| *rows < 50), "{portions:?}");
+        let rows: Vec<&Event> = sent.iter().filter(|event| matches!(event.news, News::Row { .. })).collect();
+        assert_eq!(rows.len(), 200);
+        assert!(rows.iter().all(|event| event.token.is_some() == tokens));
+        let numbers: Vec<Option<u64>> = sent.iter().map(|event| event.number).collect();
+        assert_eq!(numbers, (1..).take(sent.len()).map(|number| states.then_some(number)).collect::<Vec<_>>());
+        let held = sent.iter().filter_map(|event| match &event.news {
+            News::State(state) => state.holds,
+            _ => None,
+        });
+        assert!(held.clone().all(|(_, summary)| summary == expected));
+        assert_eq!(held.count() > 0, states);
+    }
+}
+
+#[test]
 fn no_filter_runs_on_the_loop_of_a_connection() {
     let store = store();
     let (context, feeds) = context(&store);
@@ -333,6 +385,7 @@ fn no_filter_runs_on_the_loop_of_a_connection() {
                 sent += usize::from(matches!(event.news, News::Row { .. }))
             }
             Step::Send(ServerMessage::Changes { changes, .. }) => sent += changes.events().count(),
+            Step::Send(ServerMessage::Rows { .. }) => panic!("all rows were sent"),
             Step::Send(ServerMessage::Response { .. }) => {}
         }
     }

@@ -147,13 +147,19 @@ pub(super) fn decode_row(number: u32, key: &[u8], value: &[u8]) -> Result<Row, S
 
 /// The version of a row and what it says, for whoever has the key.
 pub(super) fn decode_document(number: u32, key: &[u8], value: &[u8]) -> Result<(Seq, Document), StoreError> {
+    let (version, document) = checked_row(number, key, value)?;
+    Ok((version, Document::from_stored(Bytes::copy_from_slice(document))))
+}
+
+/// The version of a row and its document, where they lie.
+pub(super) fn checked_row<'a>(number: u32, key: &[u8], value: &'a [u8]) -> Result<(Seq, &'a [u8]), StoreError> {
     let damaged = || {
         let key = Key::from_stored(Bytes::copy_from_slice(key));
         StoreError::Damaged(format!("row {key} of table number {number}: {WRONG_CHECKSUM}"))
     };
     let content = unsealed(row_place(number, key), value).ok_or_else(damaged)?;
     let (version, document) = content.split_first_chunk::<8>().ok_or_else(damaged)?;
-    Ok((Seq(u64::from_be_bytes(*version)), Document::from_stored(Bytes::copy_from_slice(document))))
+    Ok((Seq(u64::from_be_bytes(*version)), document))
 }
 
 /// What an index keeps beside the place of a row.

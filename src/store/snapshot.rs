@@ -2,12 +2,14 @@
 
 use std::ops::Bound;
 
+use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 
 use super::layout::{self, LOG, ROWS, TABLE_NUMBERS, TABLES, TableRecord};
 use super::query::{Order, Query, QueryResult};
+use super::row_block::{BlockRow, RowBlock, RowBlockBuilder};
 use super::{Store, StoreError, Tables};
-use crate::change::{Change, Key, Position, Row, Seq, Table};
+use crate::change::{Change, Document, Key, Position, Row, Seq, Table};
 use crate::planted::PlantedBug;
 
 /// How much one page may hold; a page has at least one item where there is one.
@@ -112,29 +114,49 @@ impl Snapshot {
     }
 
     /// The rows whose key follows `after`, or the first ones, in key order.
-    pub fn rows_after(
+    pub fn rows_after(&self, table: &Table, after: Option<&Key>, budget: PageBudget) -> Result<RowPage, StoreError> {
+        let mut rows = Vec::new();
+        let complete = self.each_row_after(table, after, budget, |BlockRow { key, version, document }| {
+            let key = Key::from_stored(Bytes::copy_from_slice(key));
+            rows.push(Row { key, version, document: Document::from_stored(Bytes::copy_from_slice(document)) });
+        })?;
+        Ok(RowPage { rows, complete })
+    }
+
+    /// The same rows in one piece of memory, and whether no row follows.
+    pub fn block_after(
+        &self,
+        table: &Table,
+        after: Option<&Key>,
+        budget: PageBudget,
+    ) -> Result<(RowBlock, bool), StoreError> {
+        RowBlockBuilder::filled(|block| self.each_row_after(table, after, budget, |row| block.push(row)))
+    }
+
+    /// Hands the rows whose key follows `after` to `take`, as long as there is room for another; says whether no row follows.
+    fn each_row_after(
         &self,
         table: &Table,
         after: Option<&Key>,
         mut budget: PageBudget,
-    ) -> Result<RowPage, StoreError> {
+        mut take: impl FnMut(BlockRow<'_>),
+    ) -> Result<bool, StoreError> {
         let Some(number) = self.number(table)? else {
-            return Ok(RowPage { rows: Vec::new(), complete: true });
+            return Ok(true);
         };
         let rows = self.transaction.open_table(ROWS)?;
-        let mut page = RowPage::default();
         let mut room = true;
         for entry in range_after(&rows, number, after)? {
             let (key, value) = entry?;
             if !room {
-                return Ok(page);
+                return Ok(false);
             }
-            let row = layout::decode_row(number, key.value().1, value.value())?;
-            room = budget.spend(row.size());
-            page.rows.push(row);
+            let key = key.value().1;
+            let (version, document) = layout::checked_row(number, key, value.value())?;
+            room = budget.spend(Row::size_of(key, document));
+            take(BlockRow { key, version, document });
         }
-        page.complete = true;
-        Ok(page)
+        Ok(true)
     }
 
     /// The changes of `table` that follow `after`, oldest first.

@@ -220,7 +220,7 @@ impl<'w> Reader<'w> {
         match self.attachment.advance(self.standing, &self.outbox, None, budget) {
             Advance::Live(_) => self.is_live = true,
             Advance::Replay(replay) => {
-                for PageItem { content, .. } in &replay.page(&self.written.metrics).items {
+                for PageItem { content, .. } in replay.page(&self.written.metrics).items() {
                     let Content::Change(change) = content else { panic!("the window has changes only") };
                     self.apply(change.published().seq());
                 }
@@ -413,7 +413,7 @@ impl Connection {
                 let standing = Standing { after: Seq(after), summary, is_counted: true };
                 match self.changes.advance(standing, &self.outbox, None, budget) {
                     Advance::Live(_) => is_live = true,
-                    Advance::Replay(replay) => after += replay.page(&Metrics::default()).items.len() as u64,
+                    Advance::Replay(replay) => after += replay.page(&Metrics::default()).len() as u64,
                     Advance::ReadLog => panic!("the window has all there is"),
                 }
                 continue;

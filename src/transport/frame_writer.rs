@@ -1,5 +1,8 @@
 //! Frames for a client, one behind the other, to be sent in one go. A server neither masks nor cuts what it sends.
 
+use bytes::Bytes;
+
+use crate::feed::KeptMessages;
 use crate::wire::Messages;
 
 /// What a frame is.
@@ -88,6 +91,22 @@ impl Messages for Frames {
     fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.put_frame(FrameKind::Binary, write);
     }
+
+    fn put_to_keep(&mut self, put: impl FnOnce(&mut Self)) -> Option<KeptMessages> {
+        let (start, count, payload_bytes) = (self.bytes.len(), self.count, self.payload_bytes);
+        put(self);
+        Some(KeptMessages {
+            bytes: Bytes::copy_from_slice(&self.bytes[start..]),
+            count: self.count - count,
+            payload_bytes: self.payload_bytes - payload_bytes,
+        })
+    }
+
+    fn put_kept(&mut self, kept: &KeptMessages) {
+        self.bytes.extend_from_slice(&kept.bytes);
+        self.count += kept.count;
+        self.payload_bytes += kept.payload_bytes;
+    }
 }
 
 #[cfg(test)]
@@ -117,6 +136,21 @@ mod tests {
             bytes = rest;
         }
         assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn frames_that_are_kept_can_be_taken_again() {
+        let mut frames = Frames::default();
+        frames.put(|out| out.extend_from_slice(b"before"));
+        let put =
+            |frames: &mut Frames| [b"a", b"b"].iter().for_each(|text| frames.put(|out| out.extend_from_slice(*text)));
+        let kept = frames.put_to_keep(put).expect("frames can be kept");
+        let mut again = Frames::default();
+        again.put(|out| out.extend_from_slice(b"before"));
+        again.put_kept(&kept);
+        assert_eq!(again.bytes(), frames.bytes());
+        assert_eq!((again.count(), again.payload_bytes()), (3, 8));
+        assert_eq!((frames.count(), frames.payload_bytes()), (3, 8));
     }
 
     #[test]

@@ -2,11 +2,16 @@
 
 pub mod protobuf;
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::catalog::{self, Form};
 use crate::change::{Epoch, Seq};
-use crate::feed::{Content, MessageKind, SeenChange, SourceDoubt, ViewChanges};
+use crate::feed::{
+    Content, KeptMessages, MessageKind, SeenChange, SnapshotRow, SnapshotRows, SourceDoubt, ViewChanges,
+};
 use crate::proto;
 use crate::summary::Summary;
 
@@ -45,6 +50,44 @@ pub enum ServerMessage {
         /// The changes.
         changes: LiveChanges,
     },
+    /// Rows of a subscription that were there when it began, each of which is an event of its own.
+    Rows {
+        /// The subscription, by its number on this connection.
+        subscription_id: i32,
+        /// The rows.
+        rows: InitialRows,
+    },
+}
+
+/// Rows of a page that are sent together.
+#[derive(Clone, Debug)]
+pub struct InitialRows {
+    /// How they are shown.
+    pub shape: Shape,
+    /// The rows of the page.
+    pub rows: Arc<SnapshotRows>,
+    /// Which portion of them.
+    pub portion: usize,
+    /// Which event of the subscription the first one is, if the client asked for states.
+    pub first_number: Option<u64>,
+}
+
+impl InitialRows {
+    /// Which rows of the page they are.
+    pub fn range(&self) -> Range<usize> {
+        self.rows.portion(self.portion).expect("a page has the portions that are sent of it")
+    }
+
+    /// One by one.
+    pub fn events(self) -> impl Iterator<Item = Event> {
+        let Self { shape, ref rows, first_number, .. } = self;
+        let rows = Arc::clone(rows);
+        self.range().zip(0..).map(move |(row, at)| Event {
+            token: None,
+            number: first_number.map(|first| first + at),
+            news: News::Row { shape, content: Content::Row(SnapshotRow::of(&rows, row)) },
+        })
+    }
 }
 
 /// Changes that a feed has handed over together.
@@ -82,6 +125,15 @@ impl LiveChanges {
 pub trait Messages {
     /// Takes a message, whose bytes `write` appends to what it is given.
     fn put(&mut self, write: impl FnOnce(&mut Vec<u8>));
+
+    /// Takes what `put` puts, and returns a copy of it for [`Messages::put_kept`], if it can be taken again.
+    fn put_to_keep(&mut self, put: impl FnOnce(&mut Self)) -> Option<KeptMessages> {
+        put(self);
+        None
+    }
+
+    /// Takes what was kept.
+    fn put_kept(&mut self, kept: &KeptMessages);
 }
 
 impl Messages for Vec<Vec<u8>> {
@@ -89,6 +141,10 @@ impl Messages for Vec<Vec<u8>> {
         let mut message = Vec::new();
         write(&mut message);
         self.push(message);
+    }
+
+    fn put_kept(&mut self, kept: &KeptMessages) {
+        panic!("{kept:?} were kept by somebody else");
     }
 }
 

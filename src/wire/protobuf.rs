@@ -32,6 +32,7 @@ pub fn encode(message: ServerMessage, problems: &RowProblems, out: &mut impl Mes
         ServerMessage::Changes { subscription_id, changes } => {
             event::encode_changes(subscription_id, &changes, problems, out);
         }
+        ServerMessage::Rows { subscription_id, rows } => event::encode_rows(subscription_id, &rows, problems, out),
     }
 }
 

@@ -273,6 +273,9 @@ impl Client {
             ServerMessage::Changes { subscription_id, changes } => {
                 changes.events().for_each(|event| self.take_event(subscription_id, event, truth));
             }
+            ServerMessage::Rows { subscription_id, rows } => {
+                rows.events().for_each(|event| self.take_event(subscription_id, event, truth));
+            }
         }
     }
 

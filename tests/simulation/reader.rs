@@ -205,7 +205,7 @@ impl Reader {
         if matches!(page.cursor, Cursor::Snapshot { .. }) {
             self.count("a snapshot in several pages");
         }
-        self.page = Some((page.items.len(), page.cursor.clone()));
+        self.page = Some((page.len(), page.cursor.clone()));
         self.items_seen(0, truth);
     }
 
@@ -254,7 +254,7 @@ impl Reader {
     fn take_row(&mut self, content: Content, truth: Truth<'_>) {
         match content {
             Content::Row(row) => {
-                let row = row.row().clone();
+                let row = row.row();
                 self.seen = self.seen.max(row.version);
                 assert!(!self.is_following, "a row after the snapshot");
                 let before = self.rows.insert(row.key.clone(), (row.version, row.document));

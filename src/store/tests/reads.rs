@@ -22,6 +22,9 @@ fn rows_come_in_key_order_page_by_page() {
             let page = snapshot.rows_after(&policies(), found.last(), budget).expect("a page");
             assert_eq!(page.complete, found.len() + page.rows.len() == keys.len());
             assert_eq!(page.rows.len(), items.min(keys.len() - found.len()));
+            let (block, complete) = snapshot.block_after(&policies(), found.last(), budget).expect("a page");
+            assert_eq!((0..block.len()).map(|at| block.row(at)).collect::<Vec<_>>(), page.rows);
+            assert_eq!(complete, page.complete);
             found.extend(page.rows.into_iter().map(|row| row.key));
             if page.complete {
                 break;

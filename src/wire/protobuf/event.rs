@@ -1,18 +1,25 @@
 //! Events: a few bytes that differ between subscribers, around pieces that they share.
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use prost::encoding::{WireType, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
-use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue};
-use crate::feed::{Content, Piece, Published, SnapshotRow};
+use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Seq};
+use crate::feed::{Content, Piece, Published, RowsKind, SnapshotRows};
 use crate::proto::{self, subscription_state};
 use crate::row_problems::RowProblems;
-use crate::wire::{End, Event, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT};
+use crate::wire::{
+    End, Event, InitialRows, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT,
+};
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
 const EVENT_SUBSCRIPTION_ID: u32 = 1;
+const EVENT_TOKEN: u32 = 100;
+const EVENT_INITIAL: u32 = 101;
+const EVENT_VERSION: u32 = 104;
+const EVENT_NUMBER: u32 = 105;
+const EVENT_RESYNC: u32 = 106;
 const BODY_EVENT_TYPE: u32 = 1;
 const LIST_EVENT_NEW: u32 = 4;
 const LIST_EVENT_OLD: u32 = 5;
@@ -34,11 +41,11 @@ pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems,
         }
         News::State(state) => {
             let event = proto::Event { state: Some(state_message(&state)), ..envelope(token, number) };
-            message(&Envelope::Extended(event), None, out);
+            message(&Envelope::Other(event), None, out);
         }
         News::Body(body) => {
             let event = proto::Event { body: body.map(|body| *body), ..envelope(token, number) };
-            message(&Envelope::Extended(event), None, out);
+            message(&Envelope::Other(event), None, out);
         }
         News::Closed { end, message: text } => {
             let reason = match end {
@@ -47,7 +54,7 @@ pub(super) fn encode(subscription_id: i32, event: Event, problems: &RowProblems,
             };
             let closed = proto::SubscriptionClosed { reason: reason.into(), message: text };
             let body = Some(proto::event::Body::SubscriptionClosed(closed));
-            message(&Envelope::Extended(proto::Event { body, ..envelope(token, number) }), None, out);
+            message(&Envelope::Other(proto::Event { body, ..envelope(token, number) }), None, out);
         }
     }
 }
@@ -81,6 +88,35 @@ pub(super) fn encode_changes(
     }
 }
 
+/// Writes one event for each of `rows`, or the messages that another reader of the same has had.
+pub(super) fn encode_rows(
+    subscription_id: i32,
+    initial: &InitialRows,
+    problems: &RowProblems,
+    out: &mut impl Messages,
+) {
+    let InitialRows { shape, rows, portion, first_number } = initial;
+    let kind = RowsKind { message: shape.message_kind(subscription_id), first_number: *first_number };
+    if let Some(messages) = rows.messages(*portion, kind) {
+        return out.put_kept(messages);
+    }
+    if !rows.wants_messages(*portion) {
+        return encode_each(subscription_id, initial, problems, out);
+    }
+    if let Some(messages) = out.put_to_keep(|out| encode_each(subscription_id, initial, problems, out)) {
+        rows.keep_messages(*portion, kind, messages);
+    }
+}
+
+fn encode_each(subscription_id: i32, initial: &InitialRows, problems: &RowProblems, out: &mut impl Messages) {
+    let InitialRows { shape, rows, first_number, .. } = initial;
+    for (row, at) in initial.range().zip(0..) {
+        let shown = Source { content: Shows::Row(rows, row), problems };
+        let number = first_number.map(|first| first + at);
+        out.put(|out| encode_row(subscription_id, *shape, &shown, None, number, out));
+    }
+}
+
 fn encode_row(
     subscription_id: i32,
     shape: Shape,
@@ -89,59 +125,135 @@ fn encode_row(
     number: Option<u64>,
     out: &mut Vec<u8>,
 ) {
-    let body = row_body(shape, shown);
-    let envelope = match (token, number) {
-        (None, None) => Envelope::Plain { subscription_id },
-        (token, None) => {
-            Envelope::Extended(proto::Event { subscription_id, token: token.cloned(), ..Default::default() })
-        }
-        (token, Some(_)) => {
-            let (is_initial, version, cause) = match shown.content {
-                Shows::Row(row) => (true, row.row().version, Cause::Write),
-                Shows::Change(published, _) => (false, published.seq(), published.change().cause),
-            };
-            Envelope::Extended(proto::Event {
-                subscription_id,
-                token: token.cloned(),
-                number,
-                initial: Some(is_initial),
-                version: Some(version.0),
-                resync: (cause == Cause::Resync).then_some(true),
-                ..Default::default()
-            })
-        }
-    };
-    message(&envelope, Some(&body), out);
+    let numbered = number.map(|number| {
+        let (is_initial, version, cause) = match shown.content {
+            Shows::Row(rows, at) => (true, rows.get(at).version, Cause::Write),
+            Shows::Change(published, _) => (false, published.seq(), published.change().cause),
+        };
+        Numbered { number, is_initial, version, is_resync: cause == Cause::Resync }
+    });
+    let envelope = Envelope::Row { subscription_id, token, numbered };
+    message(&envelope, Some(&row_body(shape, shown)), out);
 }
 
 /// What is the subscriber's own in an event.
 #[expect(clippy::large_enum_variant, reason = "it lives for one call")]
-enum Envelope {
-    /// The subscription only, for those who asked for no more: most of what is sent.
-    Plain {
+enum Envelope<'a> {
+    /// Of a row.
+    Row {
         subscription_id: i32,
+        token: Option<&'a Bytes>,
+        numbered: Option<Numbered>,
     },
-    Extended(proto::Event),
+    Other(proto::Event),
 }
 
-impl Envelope {
+/// What those get who asked for states.
+struct Numbered {
+    number: u64,
+    is_initial: bool,
+    version: Seq,
+    is_resync: bool,
+}
+
+impl Envelope<'_> {
     fn encoded_len(&self) -> usize {
         match self {
-            Self::Plain { subscription_id } => {
-                key_len(EVENT_SUBSCRIPTION_ID) + encoded_len_varint(id_varint(*subscription_id))
+            Self::Row { subscription_id, token, numbered } => {
+                let token_len =
+                    |token: &&Bytes| key_len(EVENT_TOKEN) + encoded_len_varint(token.len() as u64) + token.len();
+                key_len(EVENT_SUBSCRIPTION_ID)
+                    + encoded_len_varint(id_varint(*subscription_id))
+                    + token.as_ref().map_or(0, token_len)
+                    + numbered.as_ref().map_or(0, Numbered::encoded_len)
             }
-            Self::Extended(event) => event.encoded_len(),
+            Self::Other(event) => event.encoded_len(),
         }
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
+    /// Writes it behind `start`, which is to be put before what comes next.
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         match self {
-            Self::Plain { subscription_id } => {
-                encode_key(EVENT_SUBSCRIPTION_ID, WireType::Varint, bytes);
-                encode_varint(id_varint(*subscription_id), bytes);
+            Self::Row { subscription_id, token, numbered } => {
+                start.number(EVENT_SUBSCRIPTION_ID, id_varint(*subscription_id));
+                if let Some(token) = token {
+                    start.length(EVENT_TOKEN, token.len());
+                    start.put_before(token, out);
+                }
+                if let Some(Numbered { number, is_initial, version, is_resync }) = numbered {
+                    start.number(EVENT_INITIAL, (*is_initial).into());
+                    start.number(EVENT_VERSION, version.0);
+                    start.number(EVENT_NUMBER, *number);
+                    if *is_resync {
+                        start.number(EVENT_RESYNC, true.into());
+                    }
+                }
             }
-            Self::Extended(event) => event.encode_raw(bytes),
+            Self::Other(event) => {
+                start.put_before(&[], out);
+                event.encode_raw(out);
+            }
         }
+    }
+}
+
+impl Numbered {
+    fn encoded_len(&self) -> usize {
+        let flag_len = key_len(EVENT_INITIAL) + 1;
+        let numbers_len = encoded_len_varint(self.version.0) + encoded_len_varint(self.number);
+        let resync_len = if self.is_resync { flag_len } else { 0 };
+        flag_len + key_len(EVENT_VERSION) + key_len(EVENT_NUMBER) + numbers_len + resync_len
+    }
+}
+
+/// The few bytes that stand before those that are copied: into an array, since a vector would look for room for each of them.
+struct Start {
+    bytes: [u8; START_BYTES_MAX],
+    len: usize,
+}
+
+/// Keys of at most two bytes and numbers of at most ten: between two copies there are eleven of each.
+const START_BYTES_MAX: usize = 11 * (2 + 10);
+
+impl Start {
+    fn new() -> Self {
+        Self { bytes: [0; START_BYTES_MAX], len: 0 }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value > 0x7f {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    fn key(&mut self, number: u32, wire_type: WireType) {
+        self.varint(u64::from(number << 3 | wire_type as u32));
+    }
+
+    /// The field `number`, a number itself.
+    fn number(&mut self, number: u32, value: u64) {
+        self.key(number, WireType::Varint);
+        self.varint(value);
+    }
+
+    /// What stands before the field `number`, which has `len` bytes.
+    fn length(&mut self, number: u32, len: usize) {
+        self.key(number, WireType::LengthDelimited);
+        self.varint(len as u64);
+    }
+
+    /// Writes it to `out`, and `copied` behind it; then it is empty.
+    fn put_before(&mut self, copied: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+        out.extend_from_slice(copied);
+        self.len = 0;
     }
 }
 
@@ -155,7 +267,7 @@ enum Fields<'a> {
     /// Kept for all who get it.
     Named(&'a [u8]),
     /// As events of any table have it: written each time, since a copy of it would be no less work.
-    Key(&'a Key),
+    Key(KeyValue<'a>),
 }
 
 impl Fields<'_> {
@@ -163,36 +275,34 @@ impl Fields<'_> {
         match self {
             Self::Named(bytes) => bytes.len(),
             Self::Key(key) => {
-                let len = table_key_len(key);
+                let len = table_key_len(*key);
                 key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
             }
         }
     }
 
-    fn encode(&self, bytes: &mut impl BufMut) {
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         let key = match self {
-            Self::Named(named) => return bytes.put_slice(named),
-            Self::Key(key) => key,
+            Self::Named(named) => return start.put_before(named, out),
+            Self::Key(key) => *key,
         };
-        encode_key(TABLE_EVENT_KEY, WireType::LengthDelimited, bytes);
-        encode_varint(table_key_len(key) as u64, bytes);
-        let (number, value) = match key.value() {
+        start.length(TABLE_EVENT_KEY, table_key_len(key));
+        let (number, value) = match key {
             KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
             KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
             KeyValue::Number(number) => {
-                encode_key(TABLE_KEY_NUMBER, WireType::SixtyFourBit, bytes);
-                return bytes.put_f64_le(number);
+                start.key(TABLE_KEY_NUMBER, WireType::SixtyFourBit);
+                return start.put_before(&number.to_le_bytes(), out);
             }
         };
-        encode_key(number, WireType::LengthDelimited, bytes);
-        encode_varint(value.len() as u64, bytes);
-        bytes.put_slice(value);
+        start.length(number, value.len());
+        start.put_before(value, out);
     }
 }
 
 /// What a key takes as a `TableKey`.
-fn table_key_len(key: &Key) -> usize {
-    let len = match key.value() {
+fn table_key_len(key: KeyValue<'_>) -> usize {
+    let len = match key {
         KeyValue::Text(text) => text.len(),
         KeyValue::Binary(binary) => binary.len(),
         KeyValue::Number(_) => return key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
@@ -219,18 +329,19 @@ impl Body<'_> {
         TYPE_BYTES + self.fields.len() + rows_len
     }
 
-    fn encode(&self, bytes: &mut Vec<u8>) {
-        encode_key(BODY_EVENT_TYPE, WireType::Varint, bytes);
-        bytes.put_u8(match self.kind {
-            ChangeKind::Added => 1,
-            ChangeKind::Updated => 2,
-            ChangeKind::Deleted => 3,
-        });
-        self.fields.encode(bytes);
+    fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
+        start.number(
+            BODY_EVENT_TYPE,
+            match self.kind {
+                ChangeKind::Added => 1,
+                ChangeKind::Updated => 2,
+                ChangeKind::Deleted => 3,
+            },
+        );
+        self.fields.encode(start, out);
         for (number, row) in self.rows.iter().flatten() {
-            encode_key(*number, WireType::LengthDelimited, bytes);
-            encode_varint(row.len() as u64, bytes);
-            bytes.put_slice(row);
+            start.length(*number, row.len());
+            start.put_before(row, out);
         }
     }
 }
@@ -258,8 +369,8 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
             kind,
             fields: Fields::Key(source.row_key()),
             rows: [
-                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow).as_bytes())),
-                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow).as_bytes())),
+                shows_new.then(|| (TABLE_EVENT_NEW, source.document(Piece::NewRow))),
+                shows_old.then(|| (TABLE_EVENT_OLD, source.document(Piece::OldRow))),
             ],
         },
     }
@@ -268,7 +379,8 @@ fn row_body<'a>(shape: Shape, source: &Source<'a, '_>) -> Body<'a> {
 /// A row or a change that is shown.
 #[derive(Clone, Copy)]
 enum Shows<'a> {
-    Row(&'a SnapshotRow),
+    /// The row at this place.
+    Row(&'a SnapshotRows, usize),
     Change(&'a Published, ChangeKind),
 }
 
@@ -281,7 +393,10 @@ struct Source<'a, 'p> {
 impl<'a, 'p> Source<'a, 'p> {
     fn of(content: &'a Content, problems: &'p RowProblems) -> Self {
         let content = match content {
-            Content::Row(row) => Shows::Row(row),
+            Content::Row(row) => {
+                let (rows, at) = row.place();
+                Shows::Row(rows, at)
+            }
             Content::Change(change) => Shows::Change(change.published(), change.kind()),
         };
         Self { content, problems }
@@ -289,7 +404,7 @@ impl<'a, 'p> Source<'a, 'p> {
 
     fn kind(&self) -> ChangeKind {
         match self.content {
-            Shows::Row(_) => ChangeKind::Added,
+            Shows::Row(..) => ChangeKind::Added,
             Shows::Change(_, kind) => kind,
         }
     }
@@ -303,16 +418,16 @@ impl<'a, 'p> Source<'a, 'p> {
         self.piece(piece, |key, document| self.shown(table, key, (table.row_message)(key, document)))
     }
 
-    fn row_key(&self) -> &'a Key {
+    fn row_key(&self) -> KeyValue<'a> {
         match self.content {
-            Shows::Row(row) => &row.row().key,
-            Shows::Change(published, _) => &published.change().key,
+            Shows::Row(rows, at) => KeyValue::of_stored(rows.get(at).key),
+            Shows::Change(published, _) => published.change().key.value(),
         }
     }
 
     fn piece(&self, piece: Piece, encode: impl FnOnce(&Key, &Document) -> Bytes) -> &'a [u8] {
         match self.content {
-            Shows::Row(row) => row.piece(piece, |row| encode(&row.key, &row.document)),
+            Shows::Row(rows, at) => rows.piece(at, piece, |row| encode(&row.key, &row.document)),
             Shows::Change(published, _) => {
                 let encode = |change: &Change| encode(&change.key, document_of(change, piece));
                 published.piece(piece, encode)
@@ -320,10 +435,10 @@ impl<'a, 'p> Source<'a, 'p> {
         }
     }
 
-    fn document(&self, piece: Piece) -> &'a Document {
+    fn document(&self, piece: Piece) -> &'a [u8] {
         match self.content {
-            Shows::Row(row) => &row.row().document,
-            Shows::Change(published, _) => document_of(published.change(), piece),
+            Shows::Row(rows, at) => rows.get(at).document,
+            Shows::Change(published, _) => document_of(published.change(), piece).as_bytes(),
         }
     }
 
@@ -379,18 +494,17 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 }
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
-fn message(envelope: &Envelope, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
+fn message(envelope: &Envelope<'_>, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
     out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
-    encode_key(SERVER_MESSAGE_EVENT, WireType::LengthDelimited, out);
-    encode_varint(event_len as u64, out);
-    envelope.encode(out);
+    let mut start = Start::new();
+    start.length(SERVER_MESSAGE_EVENT, event_len);
+    envelope.encode(&mut start, out);
     if let Some(body) = body {
-        encode_key(body.number, WireType::LengthDelimited, out);
-        encode_varint(body_len as u64, out);
-        body.encode(out);
+        start.length(body.number, body_len);
+        body.encode(&mut start, out);
     }
 }
 

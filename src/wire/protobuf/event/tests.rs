@@ -3,8 +3,9 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog;
 use crate::change::{Cause, Row, Seq, Timestamp};
-use crate::feed::{Published, SeenChange, SnapshotRow, ViewChange, ViewChanges};
+use crate::feed::{KeptMessages, Published, SeenChange, SnapshotRow, SnapshotRows, ViewChange, ViewChanges};
 use crate::proto::table_key;
+use crate::store::{BlockRow, RowBlockBuilder};
 use crate::summary::Summary;
 
 const ID: &str = "01010101-0101-0101-0101-010101010101";
@@ -55,7 +56,7 @@ fn a_plain_event_is_spliced_as_it_is_encoded() {
         for content in [
             updated(),
             Content::Row(SnapshotRow::new(
-                Row { key: Key::text(ID), version: Seq(4), document: document(r#"{"name":"P1"}"#) },
+                &Row { key: Key::text(ID), version: Seq(4), document: document(r#"{"name":"P1"}"#) },
                 &[],
             )),
         ] {
@@ -122,7 +123,7 @@ fn keys_of_all_kinds_are_spliced_as_they_are_encoded() {
         (Key::binary(&[0, 255]), table_key::Value::Binary(Bytes::from_static(&[0, 255]))),
     ] {
         let row = Row { key, version: Seq(4), document: document("{}") };
-        let event = encoded(7, &plain(Form::Json(None), Content::Row(SnapshotRow::new(row, &[]))));
+        let event = encoded(7, &plain(Form::Json(None), Content::Row(SnapshotRow::new(&row, &[]))));
         let Some(proto::event::Body::TableEvent(event)) = event.body else { panic!("another event") };
         assert_eq!(event.key.and_then(|key| key.value), Some(value));
     }
@@ -200,6 +201,114 @@ fn a_message_that_is_kept_is_for_those_who_get_the_same() {
                 check_as_one_by_one(subscription_id, &LiveChanges { shape, changes, with_tokens: false, first_number });
             }
         }
+    }
+}
+
+/// The rows of a page, in more than one portion.
+fn page_rows() -> Arc<SnapshotRows> {
+    let mut block = RowBlockBuilder::default();
+    for number in 0..200 {
+        let document = format!(r#"{{"name":"P{number}{}"}}"#, "x".repeat(number));
+        let key = Key::text(&format!("01010101-0101-0101-0101-{number:012}"));
+        block.push(BlockRow { key: key.as_bytes(), version: Seq(1 << (number % 60)), document: document.as_bytes() });
+    }
+    let rows = SnapshotRows::new(block.build());
+    assert!(rows.portion(2).is_some());
+    rows
+}
+
+#[test]
+fn rows_in_one_go_are_the_same_bytes_as_one_by_one() {
+    for (form, include_document) in [(policies(), true), (policies(), false), (Form::Json(None), true)] {
+        let shape = Shape { form, include_document, include_old: true };
+        let rows = page_rows();
+        let mut count = 0;
+        for first_number in [None, Some(120)] {
+            for portion in (0..).take_while(|portion| rows.portion(*portion).is_some()) {
+                let initial = InitialRows { shape, rows: Arc::clone(&rows), portion, first_number };
+                let mut at_once: Vec<Vec<u8>> = Vec::new();
+                encode_rows(300, &initial, &RowProblems::default(), &mut at_once);
+                let one_by_one: Vec<Vec<u8>> = initial.events().map(|event| written(300, event)).collect();
+                assert_eq!(at_once, one_by_one);
+                count += at_once.len();
+            }
+        }
+        assert_eq!(count, 2 * rows.len());
+    }
+}
+
+#[test]
+fn what_a_row_brings_is_read_as_it_was_written() {
+    let rows = page_rows();
+    let shape = Shape { form: Form::Json(None), include_document: true, include_old: false };
+    let initial = InitialRows { shape, rows: Arc::clone(&rows), portion: 0, first_number: Some(7) };
+    for ((event, at), number) in initial.events().zip(0..).zip(7..) {
+        let event = encoded(-1, &event);
+        let Some(proto::event::Body::TableEvent(body)) = &event.body else { panic!("another event") };
+        let row = rows.get(at);
+        let key = body.key.as_ref().and_then(|key| key.value.clone());
+        let KeyValue::Text(text) = KeyValue::of_stored(row.key) else { panic!("another key") };
+        assert_eq!(key, Some(table_key::Value::Text(text.to_owned())));
+        assert_eq!(body.document.as_ref().map(String::as_bytes), Some(row.document));
+        let of_event = (event.subscription_id, event.initial, event.version, event.number, event.resync);
+        assert_eq!(of_event, (-1, Some(true), Some(row.version.0), Some(number), None));
+    }
+}
+
+/// Takes messages, and keeps them.
+#[derive(Debug, Default, PartialEq)]
+struct Tape {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+impl Messages for Tape {
+    fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.count += 1;
+    }
+
+    fn put_to_keep(&mut self, put: impl FnOnce(&mut Self)) -> Option<KeptMessages> {
+        let mut kept = Self::default();
+        put(&mut kept);
+        let kept = KeptMessages { payload_bytes: kept.bytes.len() as u64, count: kept.count, bytes: kept.bytes.into() };
+        self.put_kept(&kept);
+        Some(kept)
+    }
+
+    fn put_kept(&mut self, kept: &KeptMessages) {
+        self.bytes.extend_from_slice(&kept.bytes);
+        self.count += kept.count;
+    }
+}
+
+/// The messages of all rows for one more reader.
+fn tape(rows: &Arc<SnapshotRows>, shape: Shape, (subscription_id, first_number): (i32, Option<u64>)) -> Tape {
+    let mut tape = Tape::default();
+    for portion in (0..).take_while(|portion| rows.portion(*portion).is_some()) {
+        let first_number = first_number.map(|first| first + rows.portion(portion).expect("it is there").start as u64);
+        let initial = InitialRows { shape, rows: Arc::clone(rows), portion, first_number };
+        encode_rows(subscription_id, &initial, &RowProblems::default(), &mut tape);
+    }
+    tape
+}
+
+#[test]
+fn messages_of_rows_that_are_kept_are_for_those_who_get_the_same() {
+    let shared = page_rows();
+    let forms = [policies(), Form::Json(None)];
+    for readers in 1..3 {
+        shared.opened();
+        for (form, include_document) in [(1, true), (1, false), (0, true), (0, false), (1, true)] {
+            let shape = Shape { form: forms[form], include_document, include_old: false };
+            for reader in [(1, Some(2)), (1, None), (1, Some(3)), (2, Some(2)), (1, Some(2))] {
+                let (own, of_shared) = (tape(&page_rows(), shape, reader), tape(&shared, shape, reader));
+                assert!(own == of_shared, "{readers} readers, {reader:?} {shape:?}");
+            }
+        }
+        let shape = Shape { form: forms[1], include_document: true, include_old: false };
+        let kind = RowsKind { message: shape.message_kind(1), first_number: Some(2) };
+        assert_eq!(shared.messages(0, kind).is_some(), readers > 1, "they are kept from the second reader on");
     }
 }
 
