@@ -17,6 +17,8 @@ use support::fault_disk::{Counters, Failure, FaultDisk, FaultError, Operation};
 
 const ALL: Retention = Retention { bytes: u64::MAX, age_ms: u64::MAX };
 const EPOCH: Epoch = Epoch(77);
+/// So little that the journal is full after a few commits, and that some do not fit into it.
+const JOURNAL_BYTES: u64 = 40 << 10;
 /// Everything that was read stays in memory.
 const LARGE_CACHE: StoreOptions = options(ALL, 1 << 20);
 /// Some of what a read needs is in memory, and some is not.
@@ -485,7 +487,14 @@ impl Script {
 }
 
 const fn options(retention: Retention, cache_bytes: usize) -> StoreOptions {
-    StoreOptions { retention, cache_bytes, fresh_epoch: EPOCH, fresh_secret: StoreSecret([7; 32]), indexes: Vec::new() }
+    StoreOptions {
+        retention,
+        cache_bytes,
+        journal_bytes: JOURNAL_BYTES,
+        fresh_epoch: EPOCH,
+        fresh_secret: StoreSecret([7; 32]),
+        indexes: Vec::new(),
+    }
 }
 
 /// Of every table; most of what the tests write changes their order.

@@ -44,7 +44,7 @@ impl World {
     /// The disk takes no more than it has, or half a page more.
     pub(super) fn fill_disk(&mut self) {
         self.count("a full disk");
-        self.disk.limit(Some(self.disk.file_len() + self.rng.u64(0..2) * 2048));
+        self.disk.limit(Some(self.disk.len() + self.rng.u64(0..2) * 2048));
     }
 
     /// Somebody has deleted something else from the disk.

@@ -195,6 +195,7 @@ impl World {
         let options = StoreOptions {
             retention: Retention { bytes: rng.u64(500..20_000), age_ms: rng.u64(50..2_000) },
             cache_bytes: 1 << 20,
+            journal_bytes: rng.u64(1..20) * 4096,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
             indexes: indexes(),

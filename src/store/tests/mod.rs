@@ -18,6 +18,7 @@ fn options(retention: Retention) -> StoreOptions {
     StoreOptions {
         retention,
         cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(5),
         fresh_secret: StoreSecret([7; 32]),
         indexes: Vec::new(),
