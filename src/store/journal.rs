@@ -18,8 +18,9 @@
 //! * Before a generation begins, a header says so at a place that the header of the present one does not have. It is stable
 //!   when the checkpoint is made: a database whose generation has no header lost its journal, and its newest changes.
 //! * The database may be ahead: it also becomes durable when it is closed. Changes that it has are passed over.
+//! * What a store reads here when it opens is made stable before anybody sees it: a killed process may have left it unsynced.
 //! * After a fault, and whenever a store opens, nothing is appended to a generation that another opening began: the first
-//!   commit is a checkpoint. So opening writes nothing here, and may be cut short and begun again.
+//!   commit is a checkpoint. So opening changes nothing here, and may be cut short and begun again.
 //!
 //! What retention removes has no record: after a crash the log has more than it must, until the next commit.
 
@@ -163,6 +164,8 @@ impl Journal {
         if (BLOCK..blocks.len()).step_by(BLOCK).any(follows) {
             return Ok(Found::Lost("a record between others is damaged"));
         }
+        // A process that was killed may have left what only the caches of the system have: readers are about to see it.
+        self.backend.sync_data()?;
         Ok(Found::Records(records))
     }
 
@@ -238,12 +241,17 @@ impl Record {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn padded_bytes(&self) -> usize {
         self.bytes.len().next_multiple_of(BLOCK)
     }
 
     /// Makes it what [`RecordBytes`] reads, up to the end of its last block: the rest of that need not be read before it is written.
-    fn seal(&mut self, epoch: Epoch, generation: u64) {
+    pub(super) fn seal(&mut self, epoch: Epoch, generation: u64) {
         let content = u32::try_from(self.bytes.len() - HEAD_BYTES).expect("a journal has room for what it takes");
         self.bytes[..4].copy_from_slice(&RECORD_MARK.to_le_bytes());
         self.bytes[8..16].copy_from_slice(&generation.to_le_bytes());
@@ -305,7 +313,7 @@ impl RecordBytes {
 fn journaled_change(rest: &mut &[u8]) -> Option<JournaledChange> {
     let (kind, old_version) = (take(rest, 1)?[0], number(take(rest, 8)?, 0, 8));
     let [path, key, new] = [part(rest)?, part(rest)?, part(rest)?];
-    let (namespace, name) = std::str::from_utf8(path).ok()?.split_once('/')?;
+    let (namespace, name) = std::str::from_utf8(path).ok()?.split_once('/').filter(|(_, name)| !name.contains('/'))?;
     let cause = match kind & !HAS_NEW {
         0 => Cause::Write,
         1 => Cause::Resync,

@@ -1,6 +1,7 @@
 mod commits;
 mod guards;
 mod indexes;
+mod journal;
 mod opening;
 mod reads;
 mod retention;
