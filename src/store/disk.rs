@@ -143,7 +143,7 @@ impl StorageBackend for JournalBackend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let before = self.len()?;
         self.0.set_len(len)?;
         let mut written = before;

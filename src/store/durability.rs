@@ -63,6 +63,7 @@ impl Lasting {
             Self::InMemory if settles => commit_settled(unsettled, transaction),
             Self::InMemory => commit_in_memory(unsettled, transaction),
             Self::EachCommit => commit_durable(unsettled, transaction),
+            Self::Journal(_) if opened.is_full => Err(StoreError::DiskFull),
             Self::Journal(journal) => {
                 if PlantedBug::CheckpointForgetsJournal.is_planted() && !journal.takes(&record) {
                     journal.forget();
@@ -104,11 +105,7 @@ fn commit_durable(unsettled: &mut u32, mut transaction: WriteTransaction) -> Res
 }
 
 /// Makes the database durable, and with it all that the journal has a record of; then the journal begins anew.
-fn checkpoint(
-    journal: &mut Journal,
-    unsettled: &mut u32,
-    transaction: WriteTransaction,
-) -> Result<(), StoreError> {
+fn checkpoint(journal: &mut Journal, unsettled: &mut u32, transaction: WriteTransaction) -> Result<(), StoreError> {
     let generation = journal.announce()?;
     {
         let mut meta = transaction.open_table(META)?;
@@ -136,6 +133,7 @@ impl Store {
     fn checkpoint_as(&self, state: &mut WriteState) -> Result<(), StoreError> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         match (&mut state.lasting, &*slot) {
+            (Lasting::Journal(_), Some(opened)) if opened.is_full => Err(StoreError::DiskFull),
             (Lasting::Journal(journal), Some(opened)) if state.unsettled > 0 => {
                 checkpoint(journal, &mut state.unsettled, opened.database.begin_write()?)
             }
@@ -150,7 +148,7 @@ impl Drop for Shared {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let opened = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
         let (Lasting::Journal(journal), Some(opened)) = (&state.lasting, opened) else { return };
-        if !journal.is_open() || state.failed || opened.has_failed() {
+        if !journal.is_open() || state.failed || opened.has_failed() || opened.is_full {
             return;
         }
         if let Err(error) = close(&opened.database) {

@@ -8,9 +8,10 @@
 //! A store that opens reads its database as of the last checkpoint and does again what the records say. Which records those
 //! are:
 //!
-//! * The database knows the number of its *generation*. A checkpoint begins the next one, in the transaction that makes it
-//!   durable. Records carry that number, and the checksum of a record covers it and the epoch of the store: what lies
-//!   behind the newest record is of an older generation, or of another store, and is never taken for one of this.
+//! * The database knows the number of its *generation*. A checkpoint begins one with a number that nothing here has, in the
+//!   transaction that makes it durable. Records carry that number, and the checksum of a record covers it and the epoch of
+//!   the store: what lies behind the newest record is of an older generation, or of another store, or of what followed a
+//!   backup that was restored, and is never taken for one of this.
 //! * A record is written when the one before it is stable, so what is whole is a beginning. A record that is not whole was
 //!   being written when the power failed, and nobody was told that it lasts. If a whole one of the same generation follows,
 //!   one that was acknowledged is lost, and the store says so ([`Found::Lost`]).
@@ -112,7 +113,7 @@ impl Journal {
 
     /// Says that the next generation may begin, and returns its number for the checkpoint.
     pub(super) fn announce(&mut self) -> Result<u64, StoreError> {
-        let generation = self.generation + 1;
+        let generation = self.next_generation()?;
         let mut len = self.backend.len()?;
         while len < self.end {
             len = self.end.min(len + GROWTH);
@@ -125,6 +126,26 @@ impl Journal {
         self.backend.write(header_at(generation), &header)?;
         self.backend.sync_data()?;
         Ok(generation)
+    }
+
+    /// One that nothing here is of, also where a backup of the database came to the journal of what followed it; and one whose
+    /// header is not in the place of the present one.
+    fn next_generation(&self) -> Result<u64, StoreError> {
+        let mut newest = self.generation;
+        for at in [0, BLOCK as u64] {
+            let mut header = vec![0; BLOCK];
+            if self.backend.len()? >= at + BLOCK as u64 {
+                self.backend.read(at, &mut header)?;
+                newest = newest.max(self.announced(&header).unwrap_or(0));
+            }
+        }
+        Ok(if (newest + 1) % 2 == self.generation % 2 { newest + 2 } else { newest + 1 })
+    }
+
+    /// The generation that a header says may begin.
+    fn announced(&self, header: &[u8]) -> Option<u64> {
+        let is_header = number(header, 0, 4) == u64::from(HEADER_MARK) && is_sealed(self.epoch, header);
+        is_header.then(|| number(header, 8, 8))
     }
 
     /// Begins the generation that the checkpoint has made that of the database.
@@ -178,11 +199,7 @@ impl Journal {
 
     fn has_header(&self, bytes: &[u8]) -> bool {
         let header = usize::try_from(header_at(self.generation)).ok().and_then(|at| bytes.get(at..at + BLOCK));
-        header.is_some_and(|header| {
-            number(header, 0, 4) == u64::from(HEADER_MARK)
-                && number(header, 8, 8) == self.generation
-                && is_sealed(self.epoch, header)
-        })
+        header.and_then(|header| self.announced(header)) == Some(self.generation)
     }
 
     /// The record at the start of `blocks`, if there is one of the present generation that is whole.

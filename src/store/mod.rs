@@ -12,6 +12,7 @@ mod index;
 mod journal;
 mod layout;
 mod mutation;
+mod overlay;
 mod query;
 mod range;
 mod recovery;
@@ -24,8 +25,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use durability::Lasting;
 pub use disk::{Disk, FileDisk, MemoryDisk};
+use durability::Lasting;
 pub use mutation::{Guard, IfMissing, IfPresent, Mutation, Outcome};
 pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, RangeQuery, RangeStart};
 use recovery::Opened;
@@ -280,7 +281,7 @@ impl Store {
     /// Whether the database is of no more use.
     fn must_reopen(&self, state: &WriteState) -> bool {
         let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        state.failed || database.as_ref().is_none_or(Opened::has_failed)
+        state.failed || database.as_ref().is_none_or(|opened| opened.has_failed() || opened.is_full)
     }
 
     /// The newest position.

@@ -14,6 +14,7 @@ use super::layout::{
     self, FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_JOURNAL_OPEN,
     META_LAST_SEQ, META_LOG_BYTES, META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
+use super::overlay::Overlay;
 use super::tables::Tables;
 use super::{
     Disk, Snapshot, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, transaction,
@@ -27,6 +28,8 @@ pub(super) struct Opened {
     /// before the database does.
     confirmed: Option<RwLock<Snapshot>>,
     pub(super) database: Database,
+    /// The disk has no room for what the journal has: that is there for readers, and nothing can be committed.
+    pub(super) is_full: bool,
     failed: Arc<AtomicBool>,
 }
 
@@ -70,7 +73,25 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, Loaded), StoreError> {
-    let backend = disk.open().map_err(|error| StoreError::Open(error.to_string()))?;
+    let mut is_full = false;
+    match open_on(disk, options, &mut is_full) {
+        Err(StoreError::DiskFull) if is_full => {
+            tracing::warn!(
+                "the disk has no room for what the journal of the store has: until it has, writes are refused"
+            );
+            open_on(disk, options, &mut is_full)
+        }
+        result => result,
+    }
+}
+
+/// Opens the store as it is, or in memory where the disk `is_full`; it is found to be so where the journal needs more room.
+fn open_on(disk: &dyn Disk, options: &StoreOptions, is_full: &mut bool) -> Result<(Opened, Loaded), StoreError> {
+    let to_open = |error: io::Error| StoreError::Open(error.to_string());
+    let mut backend = disk.open().map_err(to_open)?;
+    if *is_full {
+        backend = Box::new(Overlay::new(backend).map_err(to_open)?);
+    }
     discard_unfinished_creation(backend.as_ref()).map_err(|error| open_error(redb::Error::Io(error)))?;
     let failed = Arc::new(AtomicBool::new(false));
     let database = Builder::new()
@@ -82,16 +103,16 @@ pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, L
     }
     upgrade(&database, options)?;
     let mut loaded = load(&database, disk.is_lasting())?;
-    if let Some(backend) = disk.open_journal().map_err(|error| StoreError::Open(error.to_string()))? {
+    if let Some(backend) = disk.open_journal().map_err(to_open)? {
         let journal = Journal::new(backend, loaded.journal, loaded.epoch, options.journal_bytes);
-        use_journal(&database, journal, &mut loaded, options)?;
+        use_journal(&database, journal, &mut loaded, options).inspect_err(|_| *is_full = true)?;
     }
     build_indexes(&database, &options.indexes, &mut loaded.tables)?;
     let confirmed = match loaded.lasting {
         Lasting::Journal(_) => Some(RwLock::new(Snapshot::new(database.begin_read()?)?)),
         Lasting::InMemory | Lasting::EachCommit => None,
     };
-    Ok((Opened { confirmed, database, failed }, loaded))
+    Ok((Opened { confirmed, database, is_full: *is_full, failed }, loaded))
 }
 
 /// Does again what the journal has and the database has not.
@@ -120,14 +141,11 @@ fn use_journal(
 }
 
 /// What was acknowledged last may be lost: no position of before may be taken for one of what comes now.
-fn begin_another_history(
-    database: &Database,
-    loaded: &mut Loaded,
-    epoch: Epoch,
-    why: &str,
-) -> Result<(), StoreError> {
+fn begin_another_history(database: &Database, loaded: &mut Loaded, epoch: Epoch, why: &str) -> Result<(), StoreError> {
     if epoch == loaded.epoch {
-        return Err(StoreError::Damaged(format!("its newest changes are lost from its journal ({why}); restart starfeed")));
+        return Err(StoreError::Damaged(format!(
+            "its newest changes are lost from its journal ({why}); restart starfeed"
+        )));
     }
     tracing::error!(
         last_seq = %loaded.last_seq,

@@ -62,6 +62,9 @@ impl World {
     /// Everything in memory is gone, and what `ending` takes; then the server starts again.
     pub(super) fn crash(&mut self, ending: Ending) {
         self.count(if ending == Ending::Kill { "a killed process" } else { "a power loss" });
+        if self.server.store.journal_bytes() > 0 {
+            self.count("a crash with commits in the journal");
+        }
         let seen = self.clients.iter().map(Client::seen).max().unwrap_or_default();
         self.forget_what_was_in_memory();
         self.disk.heal();

@@ -77,10 +77,15 @@ fn a_killed_store_has_all_that_was_acknowledged() {
     let path = directory.path().join("store.redb");
     let store = open(&path);
     for number in 0..60 {
-        let content = if number % 7 == 6 { document(&format!(r#"{{"pad":"{}"}}"#, "x".repeat(90_000))) } else { value(number) };
+        let content =
+            if number % 7 == 6 { document(&format!(r#"{{"pad":"{}"}}"#, "x".repeat(90_000))) } else { value(number) };
         let mut unit = vec![put(policies(), &format!("{:02}", number % 9), content)];
         if number % 3 == 0 {
-            unit.extend([put(schedules(), "a", value(number)), delete(schedules(), "a"), put(schedules(), "a", value(-1))]);
+            unit.extend([
+                put(schedules(), "a", value(number)),
+                delete(schedules(), "a"),
+                put(schedules(), "a", value(-1)),
+            ]);
         }
         let load = Mutation { cause: Cause::Load, ..put(Table::new("loaded"), &number.to_string(), value(number)) };
         commit(&store, &[unit, vec![delete(policies(), &format!("{:02}", number % 5))], vec![load]]);
@@ -148,6 +153,26 @@ fn a_stale_record_behind_the_newest_is_not_done_again() {
 }
 
 #[test]
+fn a_restored_database_goes_on_beside_the_journal_of_what_had_followed_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store.redb");
+    drop(written(&path, 0));
+    let backup = std::fs::read(&path).expect("a store");
+    let go_on = |name: &str, writes: i64| {
+        let store = open(&path);
+        (0..writes)
+            .for_each(|number| drop(write(&store, vec![put(policies(), &format!("{name}{number}"), value(number))])));
+        store
+    };
+    drop(go_on("before", 3));
+    std::fs::write(&path, backup).expect("the backup is restored");
+    let store = go_on("after", 2);
+    let copy = open(&killed(&path, "copy.redb"));
+    assert_eq!(contents(&copy, &policies()), contents(&store, &policies()));
+    assert_eq!(copy.position(), store.position());
+}
+
+#[test]
 fn a_record_that_is_not_whole_ends_the_journal_and_a_gap_ends_the_history() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
@@ -159,7 +184,9 @@ fn a_record_that_is_not_whole_ends_the_journal_and_a_gap_ends_the_history() {
         let copy = try_open(&copy, 2).expect("it opens");
         match expected {
             Some(expected) => assert_eq!((keys(&copy), copy.epoch()), (expected, store.epoch())),
-            None => assert_eq!((keys(&copy), copy.epoch()), (1, Epoch(2)), "what was acknowledged is lost, and it says so"),
+            None => {
+                assert_eq!((keys(&copy), copy.epoch()), (1, Epoch(2)), "what was acknowledged is lost, and it says so")
+            }
         }
     }
 }
@@ -284,7 +311,8 @@ fn no_reader_sees_what_is_not_yet_in_the_journal() {
     let directory = tempfile::tempdir().expect("a directory");
     let look = Arc::new(Watched(Look::default()));
     let files = FileDisk::new(&directory.path().join("store.redb")).expect("a disk");
-    let store = Store::open(Box::new(WatchedDisk { files, look: Arc::clone(&look) }), options(EVERYTHING)).expect("a store");
+    let store =
+        Store::open(Box::new(WatchedDisk { files, look: Arc::clone(&look) }), options(EVERYTHING)).expect("a store");
     write(&store, vec![put(policies(), "a", value(0))]);
     let (reader, looks) = (store.clone(), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&looks);
