@@ -191,6 +191,8 @@ limits! {
     retention_seconds = 86_400;
     /// Bytes of store pages that are cached in memory.
     cache_bytes = 134_217_728;
+    /// Bytes of commits that the journal of the store may have before all of them are written to their place.
+    journal_bytes = 8_388_608;
     /// Threads that read from the disk at a time.
     read_threads = 4;
     /// Seconds until a connection to the source has to be ready for use.

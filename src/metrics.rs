@@ -88,6 +88,8 @@ metrics! {
     store_position: Gauge<i64, AtomicI64> = "store_position";
     /// Bytes of log entries kept.
     store_log_bytes: Gauge = "store_log_bytes";
+    /// Bytes of commits that are in the journal of the store, and not in their place yet.
+    store_journal_bytes: Gauge = "store_journal_bytes";
     /// Changes written.
     store_changes: Gauge = "store_changes";
     /// Commits.

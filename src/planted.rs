@@ -25,6 +25,12 @@ pub enum PlantedBug {
     DeletionLooksLikeUpdate,
     /// Changes are published although the disk refused them.
     PublishedBeforeDurable,
+    /// A commit counts as durable although the disk may still lose its record.
+    JournalIsNotSynced,
+    /// Records of an earlier generation of the journal are done again.
+    StaleJournalIsRedone,
+    /// The journal begins anew although the database is not durable without it.
+    CheckpointForgetsJournal,
     /// Changes that a failed commit left on disk are never published.
     RecoveredChangesForgotten,
     /// Retention does not tell readers that it removed what they still need.
@@ -93,7 +99,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All that show where one thing happens after the other.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 41] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -105,6 +111,9 @@ impl PlantedBug {
         Self::SnapshotKeepsFirstPosition,
         Self::DeletionLooksLikeUpdate,
         Self::PublishedBeforeDurable,
+        Self::JournalIsNotSynced,
+        Self::StaleJournalIsRedone,
+        Self::CheckpointForgetsJournal,
         Self::RecoveredChangesForgotten,
         Self::TrimmedLogLooksComplete,
         Self::DroppedSubscriptionStaysAttached,

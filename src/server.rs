@@ -143,6 +143,7 @@ fn open_store(config: &Config, indexes: Vec<TableIndexes>) -> Result<Store, Star
     let options = StoreOptions {
         retention: config.limits.retention(),
         cache_bytes: config::size(config.limits.cache_bytes),
+        journal_bytes: config.limits.journal_bytes,
         fresh_epoch: Epoch(Uuid::new_v4().as_u128()),
         fresh_secret: fresh_secret(),
         indexes,
@@ -469,6 +470,7 @@ impl Guest {
         metrics.shared_bytes.set(gauge(session.pages.bytes() as u64));
         metrics.store_position.set(gauge(store.position().seq.0));
         metrics.store_log_bytes.set(gauge(store.log_bytes()));
+        metrics.store_journal_bytes.set(gauge(store.journal_bytes()));
         let status = &self.writer_status;
         metrics.store_changes.set(counted(&status.changes));
         metrics.store_commits.set(counted(&status.commits));

@@ -179,6 +179,7 @@ fn sealing_key(data_dir: &str) -> StoreSecret {
     let options = StoreOptions {
         retention: Retention { bytes: 1 << 30, age_ms: 1 << 40 },
         cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([0; 32]),
         indexes: Vec::new(),

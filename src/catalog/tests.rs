@@ -25,6 +25,7 @@ impl World {
         let options = StoreOptions {
             retention,
             cache_bytes: 1 << 20,
+            journal_bytes: 1 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
             indexes: indexes_of_all(),

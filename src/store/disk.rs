@@ -1,4 +1,4 @@
-//! Where the bytes of a store are kept: a file, or memory. Tests bring disks that fail.
+//! Where the bytes of a store are kept: files, or memory. Tests bring disks that fail.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -18,31 +18,29 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// The bytes, from stable storage rather than from caches that a fault may have left ahead of it.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
 
+    /// The bytes of the journal beside them, in the same way; `None` where each commit has to be durable without one.
+    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
+        Ok(None)
+    }
+
     /// Whether the bytes outlive the process. What does not need not be written so that it survives a crash.
     fn is_lasting(&self) -> bool {
         true
     }
 }
 
-/// A file of the file system, locked against other processes for as long as this value lives.
+/// Two files of the file system, the first of which is locked against other processes for as long as this value lives.
 #[derive(Debug)]
 pub struct FileDisk {
     file: Arc<File>,
+    journal: Arc<File>,
 }
 
 impl FileDisk {
-    /// Opens or creates `path`; refuses a file that another process uses.
+    /// Opens or creates `path` and, beside it, the journal, which ends in `.journal`; refuses a file that another process uses.
     pub fn new(path: &Path) -> Result<Self, StoreError> {
         let cannot = |error: io::Error| StoreError::Open(format!("{}: {error}", path.display()));
-        // It holds passwords: nobody else on the machine may read it.
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(cannot)?;
+        let file = open_file(path).map_err(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -53,11 +51,20 @@ impl FileDisk {
             }
             Err(TryLockError::Error(error)) => return Err(cannot(error)),
         }
-        if file.metadata().map_err(cannot)?.len() == 0 {
+        let journal_path = path.with_extension("journal");
+        let journal = open_file(&journal_path)
+            .map_err(|error| StoreError::Open(format!("{}: {error}", journal_path.display())))?;
+        let is_new = |file: &File| file.metadata().map(|metadata| metadata.len() == 0);
+        if is_new(&file).map_err(cannot)? || is_new(&journal).map_err(cannot)? {
             sync_directory_of(path);
         }
-        Ok(Self { file: Arc::new(file) })
+        Ok(Self { file: Arc::new(file), journal: Arc::new(journal) })
     }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    // It holds passwords: nobody else on the machine may read it.
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// A power loss must not take the name of a new file, and with it all that is stable inside.
@@ -71,6 +78,11 @@ impl Disk for FileDisk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
         forget_cached_pages(&self.file);
         Ok(Box::new(FileBackend { file: Arc::clone(&self.file) }))
+    }
+
+    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
+        forget_cached_pages(&self.journal);
+        Ok(Some(Box::new(JournalBackend(FileBackend { file: Arc::clone(&self.journal) }))))
     }
 }
 
@@ -113,6 +125,43 @@ impl StorageBackend for FileBackend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, offset)
+    }
+}
+
+/// A file that grows by being written: where a file system has only noted the space as taken, each first write into it
+/// changes more than the bytes, and takes longer to become stable.
+#[derive(Debug)]
+struct JournalBackend(FileBackend);
+
+impl StorageBackend for JournalBackend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let before = self.len()?;
+        self.0.set_len(len)?;
+        let mut written = before;
+        while written < len {
+            let part = &ZEROS[..ZEROS.len().min(usize::try_from(len - written).unwrap_or(usize::MAX))];
+            // What was not written is not taken on every file system, and must not look so.
+            self.0.write(written, part).inspect_err(|_| drop(self.0.set_len(before)))?;
+            written += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
     }
 }
 

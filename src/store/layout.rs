@@ -10,16 +10,21 @@ use crate::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
 /// The version of this layout; a store of a newer one is refused.
 ///
 /// 1: the log had no versions of old rows, and there was no secret. 2: changes had no other cause than a write.
-/// 3: there were no indexes, which a starfeed that does not know them would leave behind.
-pub(super) const FORMAT_VERSION: u64 = 4;
+/// 3: there were no indexes, which a starfeed that does not know them would leave behind. 4: there was no journal, which one
+/// that does not know it would pass over.
+pub(super) const FORMAT_VERSION: u64 = 5;
 
-/// `format`, `epoch`, `last_seq`, `log_bytes` as little-endian numbers, and the bytes of `secret`.
+/// `format`, `epoch`, `last_seq`, `log_bytes`, `journal` as little-endian numbers, and the bytes of `secret`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_EPOCH: &str = "epoch";
 pub(super) const META_SECRET: &str = "secret";
 pub(super) const META_LAST_SEQ: &str = "last_seq";
 pub(super) const META_LOG_BYTES: &str = "log_bytes";
+/// The generation of the journal (`journal.rs`); none before the first one.
+pub(super) const META_JOURNAL: &str = "journal";
+/// 1 while the journal may have what the database has not; something else, or nothing, where it is not needed.
+pub(super) const META_JOURNAL_OPEN: &str = "journal_open";
 
 /// Table path to table number.
 pub(super) const TABLE_NUMBERS: TableDefinition<'_, &str, u32> = TableDefinition::new("table_numbers");

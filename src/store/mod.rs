@@ -7,9 +7,12 @@
 mod disk;
 #[cfg(feature = "test-doors")]
 pub mod doors;
+mod durability;
 mod index;
+mod journal;
 mod layout;
 mod mutation;
+mod overlay;
 mod query;
 mod range;
 mod recovery;
@@ -23,9 +26,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::ReadableDatabase;
-
 pub use disk::{Disk, FileDisk, MemoryDisk};
+use durability::Lasting;
 pub use mutation::{Guard, IfMissing, IfPresent, Mutation, Outcome};
 pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, RangeQuery, RangeStart};
 use recovery::Opened;
@@ -101,6 +103,12 @@ macro_rules! from_redb {
         }
     )*};
 }
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        Self::from_redb(&redb::Error::Io(error))
+    }
+}
+
 from_redb!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError, redb::DatabaseError);
 
 /// How much of the log is kept for readers that come back.
@@ -119,6 +127,8 @@ pub struct StoreOptions {
     pub retention: Retention,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
+    /// Bytes of commits that the journal may have before the database is made durable by itself.
+    pub journal_bytes: u64,
     /// The epoch of the store if it is a new one: random, so that no two stores share it.
     pub fresh_epoch: Epoch,
     /// The secret of the store if it is a new one: random, so that nobody can guess it.
@@ -177,9 +187,10 @@ struct Shared {
     /// `None` only while a fault has made the disk unreadable.
     database: RwLock<Option<Opened>>,
     state: Mutex<WriteState>,
-    /// `last_seq` and `log_bytes` of the state, for whoever must not wait for a commit.
+    /// Figures of the state, for whoever must not wait for a commit.
     last_seq: AtomicU64,
     log_bytes: AtomicU64,
+    journal_bytes: AtomicU64,
     epoch: Epoch,
     secret: StoreSecret,
 }
@@ -193,6 +204,7 @@ struct WriteState {
     recovered: Vec<Change>,
     /// The last commit failed and the store was not yet opened again.
     failed: bool,
+    lasting: Lasting,
     /// Commits in memory that redb has not settled yet.
     unsettled: u32,
 }
@@ -218,10 +230,12 @@ impl Store {
                     log_bytes: loaded.log_bytes,
                     recovered: Vec::new(),
                     failed: false,
-                    unsettled: 0,
+                    lasting: loaded.lasting,
+                    unsettled: loaded.unsettled,
                 }),
                 last_seq: AtomicU64::new(loaded.last_seq.0),
                 log_bytes: AtomicU64::new(loaded.log_bytes),
+                journal_bytes: AtomicU64::new(0),
                 epoch: loaded.epoch,
                 secret: loaded.secret,
             }),
@@ -263,13 +277,13 @@ impl Store {
         if opened.has_failed() {
             return Err(StoreError::Disk("it failed before".to_owned()));
         }
-        Snapshot::new(opened.database.begin_read()?)
+        opened.snapshot()
     }
 
     /// Whether the database is of no more use.
     fn must_reopen(&self, state: &WriteState) -> bool {
         let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        state.failed || database.as_ref().is_none_or(Opened::has_failed)
+        state.failed || database.as_ref().is_none_or(|opened| opened.has_failed() || opened.is_full)
     }
 
     /// The newest position.
@@ -280,6 +294,11 @@ impl Store {
     /// Bytes of log entries kept.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of commits that a store which opened now would take from the journal.
+    pub fn journal_bytes(&self) -> u64 {
+        self.shared.journal_bytes.load(Ordering::Relaxed)
     }
 
     /// Applies `units` in order, in one transaction that is on disk when this returns, and removes what retention no longer keeps.
@@ -316,6 +335,7 @@ impl Store {
     fn note_figures(&self, state: &WriteState) {
         self.shared.last_seq.store(state.last_seq.0, Ordering::Release);
         self.shared.log_bytes.store(state.log_bytes, Ordering::Relaxed);
+        self.shared.journal_bytes.store(state.lasting.journal_bytes(), Ordering::Relaxed);
     }
 
     fn lock_state(&self) -> MutexGuard<'_, WriteState> {

@@ -2,28 +2,56 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prost::Message;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::disk::OpenedDisk;
+use super::durability::{self, Lasting};
+use super::journal::{Found, Journal};
 use super::layout::{
-    self, FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES,
-    META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
+    self, FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_JOURNAL_OPEN,
+    META_LAST_SEQ, META_LOG_BYTES, META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
+use super::overlay::Overlay;
 use super::tables::Tables;
-use super::{Disk, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, transaction};
+use super::{
+    Disk, Snapshot, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, transaction,
+};
 use crate::change::{Change, Epoch, Seq};
 use crate::planted::PlantedBug;
 
 /// A store that is open.
 pub(super) struct Opened {
+    /// What readers see of a database that is ahead of what is durable: it as the last confirmed commit left it. It goes
+    /// before the database does.
+    confirmed: Option<RwLock<Snapshot>>,
     pub(super) database: Database,
+    /// The disk has no room for what the journal has: that is there for readers, and nothing can be committed.
+    pub(super) is_full: bool,
     failed: Arc<AtomicBool>,
 }
 
 impl Opened {
+    /// What is there to stay.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        match &self.confirmed {
+            Some(confirmed) => Ok(confirmed.read().unwrap_or_else(PoisonError::into_inner).share()),
+            None => Snapshot::new(self.database.begin_read()?),
+        }
+    }
+
+    /// Lets readers see all that was committed. As long as they do, the space of what the next commit replaces is not used
+    /// again: until then at most, and for those who still read what was before.
+    pub(super) fn confirm(&self) -> Result<(), StoreError> {
+        if let Some(confirmed) = &self.confirmed {
+            let snapshot = Snapshot::new(self.database.begin_read()?)?;
+            *confirmed.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        }
+        Ok(())
+    }
+
     /// Whether the disk failed since: redb then answers from its cache as long as it can, and refuses everything else.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
@@ -36,11 +64,34 @@ pub(super) struct Loaded {
     pub(super) secret: StoreSecret,
     pub(super) last_seq: Seq,
     pub(super) log_bytes: u64,
+    /// The generation of the journal, and whether it may have what the database has not.
+    journal: (u64, bool),
     pub(super) tables: Tables,
+    pub(super) lasting: Lasting,
+    /// Commits that are only in the memory of the database: what the journal had is one.
+    pub(super) unsettled: u32,
 }
 
 pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, Loaded), StoreError> {
-    let backend = disk.open().map_err(|error| StoreError::Open(error.to_string()))?;
+    let mut is_full = false;
+    match open_on(disk, options, &mut is_full) {
+        Err(StoreError::DiskFull) if is_full => {
+            tracing::warn!(
+                "the disk has no room for what the journal of the store has: until it has, writes are refused"
+            );
+            open_on(disk, options, &mut is_full)
+        }
+        result => result,
+    }
+}
+
+/// Opens the store as it is, or in memory where the disk `is_full`; it is found to be so where the journal needs more room.
+fn open_on(disk: &dyn Disk, options: &StoreOptions, is_full: &mut bool) -> Result<(Opened, Loaded), StoreError> {
+    let to_open = |error: io::Error| StoreError::Open(error.to_string());
+    let mut backend = disk.open().map_err(to_open)?;
+    if *is_full {
+        backend = Box::new(Overlay::new(backend).map_err(to_open)?);
+    }
     discard_unfinished_creation(backend.as_ref()).map_err(|error| open_error(redb::Error::Io(error)))?;
     let failed = Arc::new(AtomicBool::new(false));
     let database = Builder::new()
@@ -51,9 +102,65 @@ pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, L
         create(&database, options)?;
     }
     upgrade(&database, options)?;
-    let mut loaded = load(&database)?;
+    let mut loaded = load(&database, disk.is_lasting())?;
+    if let Some(backend) = disk.open_journal().map_err(to_open)? {
+        let journal = Journal::new(backend, loaded.journal, loaded.epoch, options.journal_bytes);
+        use_journal(&database, journal, &mut loaded, options).inspect_err(|_| *is_full = true)?;
+    }
     build_indexes(&database, &options.indexes, &mut loaded.tables)?;
-    Ok((Opened { database, failed }, loaded))
+    let confirmed = match loaded.lasting {
+        Lasting::Journal(_) => Some(RwLock::new(Snapshot::new(database.begin_read()?)?)),
+        Lasting::InMemory | Lasting::EachCommit => None,
+    };
+    Ok((Opened { confirmed, database, is_full: *is_full, failed }, loaded))
+}
+
+/// Does again what the journal has and the database has not.
+fn use_journal(
+    database: &Database,
+    mut journal: Journal,
+    loaded: &mut Loaded,
+    options: &StoreOptions,
+) -> Result<(), StoreError> {
+    if journal.is_open() {
+        match journal.find(loaded.last_seq)? {
+            Found::Records(records) if records.is_empty() => {}
+            Found::Records(records) => {
+                transaction::redo(database, loaded, &options.indexes, &records)?;
+                loaded.unsettled = 1;
+                tracing::info!(commits = records.len(), last_seq = %loaded.last_seq, "commits were taken from the journal");
+            }
+            Found::Lost(why) => {
+                begin_another_history(database, loaded, options.fresh_epoch, why)?;
+                journal.close(loaded.epoch);
+            }
+        }
+    }
+    loaded.lasting = Lasting::Journal(journal);
+    Ok(())
+}
+
+/// What was acknowledged last may be lost: no position of before may be taken for one of what comes now.
+fn begin_another_history(database: &Database, loaded: &mut Loaded, epoch: Epoch, why: &str) -> Result<(), StoreError> {
+    if epoch == loaded.epoch {
+        return Err(StoreError::Damaged(format!(
+            "its newest changes are lost from its journal ({why}); restart starfeed"
+        )));
+    }
+    tracing::error!(
+        last_seq = %loaded.last_seq,
+        "the journal of the store is not the one that belongs to it ({why}): its newest changes may be lost, and every \
+         client begins anew"
+    );
+    let transaction = durability::begin(database)?;
+    {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(META_EPOCH, epoch.0.to_le_bytes().as_slice())?;
+        meta.insert(META_JOURNAL_OPEN, 0_u64.to_le_bytes().as_slice())?;
+    }
+    transaction.commit()?;
+    loaded.epoch = epoch;
+    Ok(())
 }
 
 /// What marks a file as one of redb's; it writes this last.
@@ -102,7 +209,7 @@ fn is_new(database: &Database) -> Result<bool, StoreError> {
 }
 
 fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
-    let transaction = transaction::begin(database)?;
+    let transaction = durability::begin(database)?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
@@ -121,7 +228,7 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
 }
 
 /// Brings a store of an older format to the present one. Of format 1 the log goes, which no client can ask for, and it gets a
-/// secret; formats 2 and 3 are read as they are.
+/// secret; formats 2, 3 and 4 are read as they are.
 fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
     let read = database.begin_read()?;
     let meta = read.open_table(META)?;
@@ -130,7 +237,7 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
         return Ok(());
     }
     let last_seq = Tables::position(&meta)?.seq;
-    let transaction = transaction::begin(database)?;
+    let transaction = durability::begin(database)?;
     if format == Some(1) {
         transaction.open_table(LOG)?.retain(|_, _| false)?;
         transaction.open_table(LOG_ORDER)?.retain(|_, _| false)?;
@@ -151,7 +258,7 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
     Ok(())
 }
 
-fn load(database: &Database) -> Result<Loaded, StoreError> {
+fn load(database: &Database, is_lasting: bool) -> Result<Loaded, StoreError> {
     let transaction = database.begin_read()?;
     let meta = transaction.open_table(META)?;
     match Tables::format(&meta)? {
@@ -172,7 +279,10 @@ fn load(database: &Database) -> Result<Loaded, StoreError> {
         secret: Tables::secret(&meta)?,
         last_seq: position.seq,
         log_bytes: Tables::log_bytes(&meta)?,
+        journal: Tables::journal(&meta)?,
         tables,
+        lasting: if is_lasting { Lasting::EachCommit } else { Lasting::InMemory },
+        unsettled: 0,
     })
 }
 
@@ -189,7 +299,7 @@ fn build_indexes(database: &Database, wanted: &[TableIndexes], tables: &mut Tabl
     if stale.is_empty() {
         return Ok(());
     }
-    let transaction = transaction::begin(database)?;
+    let transaction = durability::begin(database)?;
     for (number, record) in stale {
         index::rebuild(&transaction, number, &record.indexes)?;
         transaction.open_table(TABLES)?.insert(number, record.encode_to_vec().as_slice())?;
@@ -218,6 +328,8 @@ impl Store {
         state.last_seq = loaded.last_seq;
         state.log_bytes = loaded.log_bytes;
         state.tables = loaded.tables;
+        state.lasting = loaded.lasting;
+        state.unsettled = loaded.unsettled;
         state.failed = false;
         *slot = Some(opened);
         self.note_figures(state);

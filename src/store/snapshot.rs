@@ -1,6 +1,7 @@
 //! The store at one position: rows and log as they were after one change, whatever is written meanwhile.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
@@ -71,7 +72,7 @@ pub fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>)
 
 /// The store at one position. Keep it for one page only: as long as it lives, the space of what it sees cannot be used again.
 pub struct Snapshot {
-    pub(super) transaction: ReadTransaction,
+    pub(super) transaction: Arc<ReadTransaction>,
     position: Position,
 }
 
@@ -84,7 +85,12 @@ impl std::fmt::Debug for Snapshot {
 impl Snapshot {
     pub(super) fn new(transaction: ReadTransaction) -> Result<Self, StoreError> {
         let position = Tables::position(&transaction.open_table(layout::META)?)?;
-        Ok(Self { transaction, position })
+        Ok(Self { transaction: Arc::new(transaction), position })
+    }
+
+    /// The same one for another reader.
+    pub(super) fn share(&self) -> Self {
+        Self { transaction: Arc::clone(&self.transaction), position: self.position }
     }
 
     /// The newest change that it contains.

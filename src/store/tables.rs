@@ -6,7 +6,9 @@ use std::sync::Arc;
 use prost::Message;
 use redb::ReadOnlyTable;
 
-use super::layout::{META_EPOCH, META_FORMAT, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, TableRecord};
+use super::layout::{
+    META_EPOCH, META_FORMAT, META_JOURNAL, META_JOURNAL_OPEN, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, TableRecord,
+};
 use super::{StoreError, StoreSecret, TableIndexes, index};
 use crate::change::{Epoch, Position, Seq, Table};
 
@@ -77,6 +79,12 @@ impl Tables {
 
     pub(super) fn log_bytes(meta: &Meta) -> Result<u64, StoreError> {
         Ok(Self::number_in(meta, META_LOG_BYTES)?.unwrap_or(0))
+    }
+
+    /// The generation of the journal, and whether it may have what the database has not.
+    pub(super) fn journal(meta: &Meta) -> Result<(u64, bool), StoreError> {
+        let generation = Self::number_in(meta, META_JOURNAL)?.unwrap_or(0);
+        Ok((generation, Self::number_in(meta, META_JOURNAL_OPEN)? == Some(1)))
     }
 
     pub(super) fn format(meta: &Meta) -> Result<Option<u64>, StoreError> {

@@ -7,10 +7,13 @@ use std::sync::PoisonError;
 use prost::Message;
 use redb::{CursorError, Database, Durability, ReadableTable, WriteTransaction};
 
+use super::durability;
 use super::index::EntryTable;
+use super::journal::{JournaledChange, Record, RecordBytes};
 use super::layout::{
     self, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES,
 };
+use super::recovery::Loaded;
 use super::tables::Tables;
 use super::{
     Committed, Mutation, Outcome, Retention, Store, StoreError, TableIndexes, Unit, UnitResult, WriteState, index,
@@ -21,30 +24,6 @@ use crate::planted::PlantedBug;
 /// Removed from the log in one commit, beside as many as it adds: retention must not make a commit long.
 const TRIMMED_PER_COMMIT: usize = 512;
 
-/// Commits in memory after which redb's own records of them are settled; each one in between leaves some bytes there.
-const UNSETTLED_MAX: u32 = 1024;
-
-/// A transaction whose commit is durable.
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = with_durability(database, Durability::Immediate)?;
-    // Two phases and a recorded allocator: a crash at any instant loses no commit, and opening takes no scan of the file.
-    transaction.set_quick_repair(true);
-    Ok(transaction)
-}
-
-/// A transaction of a database that ends with the process, after so many that are not settled.
-fn begin_in_memory(database: &Database, unsettled: &mut u32) -> Result<WriteTransaction, StoreError> {
-    let settles = *unsettled == UNSETTLED_MAX;
-    *unsettled = if settles { 0 } else { *unsettled + 1 };
-    with_durability(database, if settles { Durability::Immediate } else { Durability::None })
-}
-
-fn with_durability(database: &Database, durability: Durability) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(durability).map_err(|error| StoreError::Disk(error.to_string()))?;
-    Ok(transaction)
-}
-
 impl Store {
     pub(super) fn write_transaction(
         &self,
@@ -54,11 +33,7 @@ impl Store {
     ) -> Result<Committed, StoreError> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let opened = slot.as_ref().ok_or_else(|| StoreError::Disk("it cannot be read".to_owned()))?;
-        let transaction = if self.shared.disk.is_lasting() {
-            begin(&opened.database)?
-        } else {
-            begin_in_memory(&opened.database, &mut state.unsettled)?
-        };
+        let transaction = opened.database.begin_write()?;
         // Worked on as a copy: what is in memory changes only once the disk has it.
         let mut work = Work {
             tables: state.tables.clone(),
@@ -68,16 +43,17 @@ impl Store {
             log_bytes: state.log_bytes,
             changes: Vec::new(),
         };
+        let mut record = Record::new(now);
         let (results, trimmed) = {
             let mut open = Open::new(&transaction)?;
-            let results = work.apply(&mut open, now, units)?;
+            let results = work.apply(&mut open, now, units, &mut record)?;
             (results, work.trim(&mut open, now, self.shared.options.retention, state.last_seq)?)
         };
         if work.last_seq == state.last_seq && !trimmed {
             transaction.abort()?;
         } else {
             work.finish(&transaction)?;
-            let result = transaction.commit();
+            let result = state.lasting.commit(opened, &mut state.unsettled, transaction, record);
             if !PlantedBug::PublishedBeforeDurable.is_planted() {
                 result?;
             }
@@ -89,6 +65,33 @@ impl Store {
         changes.extend(work.changes);
         Ok(Committed { changes, results, upto: state.last_seq, trimmed })
     }
+}
+
+/// Does again what `records` say, in memory: the journal still has it.
+pub(super) fn redo(
+    database: &Database,
+    loaded: &mut Loaded,
+    indexes: &[TableIndexes],
+    records: &[RecordBytes],
+) -> Result<(), StoreError> {
+    let mut transaction = database.begin_write()?;
+    durability::set_durability(&mut transaction, Durability::None)?;
+    let mut work = Work {
+        tables: std::mem::take(&mut loaded.tables),
+        indexes,
+        touched: BTreeSet::new(),
+        last_seq: loaded.last_seq,
+        log_bytes: loaded.log_bytes,
+        changes: Vec::new(),
+    };
+    {
+        let mut open = Open::new(&transaction)?;
+        records.iter().try_for_each(|record| work.redo(&mut open, record))?;
+    }
+    work.finish(&transaction)?;
+    transaction.commit()?;
+    (loaded.tables, loaded.last_seq, loaded.log_bytes) = (work.tables, work.last_seq, work.log_bytes);
+    Ok(())
 }
 
 struct Work<'a> {
@@ -134,7 +137,14 @@ impl<'a> Open<'a> {
 }
 
 impl Work<'_> {
-    fn apply(&mut self, open: &mut Open<'_>, now: Timestamp, units: &[Unit]) -> Result<Vec<UnitResult>, StoreError> {
+    /// Makes what `units` want happen, and has `record` say so.
+    fn apply(
+        &mut self,
+        open: &mut Open<'_>,
+        now: Timestamp,
+        units: &[Unit],
+        record: &mut Record,
+    ) -> Result<Vec<UnitResult>, StoreError> {
         let mut results = Vec::with_capacity(units.len());
         let mut entries = Vec::with_capacity(units.len());
         for unit in units {
@@ -153,29 +163,54 @@ impl Work<'_> {
                     numbers.push(Seq::ZERO);
                     continue;
                 }
-                let number = self.number(open.transaction, &draft.table)?;
                 let change = self.numbered(draft, now, &numbers);
                 numbers.push(change.seq);
-                write_row(&mut open.rows, number, &change)?;
-                let indexes = &self.tables.record(number)?.indexes;
-                if !indexes.is_empty() {
-                    index::follow(open.entries()?, number, indexes, &change)?;
-                }
-                if change.cause == Cause::Load {
-                    self.count(number, &change, 0)?;
-                    // Whoever needs what was before it has to begin anew.
-                    self.tables.record_mut(number)?.trimmed_to = change.seq.0;
-                    self.touched.insert(number);
-                    continue;
-                }
-                let entry = LogEntry { number, seq: change.seq, value: layout::encode_change(number, &change) };
-                self.count(number, &change, entry.bytes())?;
-                entries.push(entry);
-                self.changes.push(change);
+                record.push(&change);
+                entries.extend(self.enter(open, change)?);
             }
         }
         append(open, entries, now)?;
         Ok(results)
+    }
+
+    /// Makes `change` happen: what is left to do is its entry in the log, if it has one.
+    fn enter(&mut self, open: &mut Open<'_>, change: Change) -> Result<Option<LogEntry>, StoreError> {
+        let number = self.number(open.transaction, &change.table)?;
+        write_row(&mut open.rows, number, &change)?;
+        let indexes = &self.tables.record(number)?.indexes;
+        if !indexes.is_empty() {
+            index::follow(open.entries()?, number, indexes, &change)?;
+        }
+        if change.cause == Cause::Load {
+            self.count(number, &change, 0)?;
+            // Whoever needs what was before it has to begin anew.
+            self.tables.record_mut(number)?.trimmed_to = change.seq.0;
+            self.touched.insert(number);
+            return Ok(None);
+        }
+        let entry = LogEntry { number, seq: change.seq, value: layout::encode_change(number, &change) };
+        self.count(number, &change, entry.bytes())?;
+        self.changes.push(change);
+        Ok(Some(entry))
+    }
+
+    /// Makes the changes of a record happen again; the rows are what they were when it was written.
+    fn redo(&mut self, open: &mut Open<'_>, record: &RecordBytes) -> Result<(), StoreError> {
+        let mut entries = Vec::new();
+        for JournaledChange { table, key, old_version, new, cause } in record.changes()? {
+            let seq = self.last_seq.next();
+            let (old, version) = self.current(&open.rows, &table, &key)?;
+            if !matches!(version, Version::Stored(version) if version == old_version) {
+                return Err(StoreError::Damaged(format!("change {seq} in its journal is one of another row")));
+            }
+            self.last_seq = seq;
+            let change = Change { seq, table, key, old, old_version, new, time: record.time(), cause };
+            entries.extend(self.enter(open, change)?);
+        }
+        append(open, entries, record.time())?;
+        // They were told of when they were made, or are read from the log.
+        self.changes.clear();
+        Ok(())
     }
 
     /// What `unit` would do, nothing of it written yet; the inner error is its refusal.

@@ -168,7 +168,7 @@ impl<O: CommitObserver> WriterLoop<O> {
         }
     }
 
-    /// Lets retention remove until there is nothing to remove, or something to write.
+    /// Lets retention remove until there is nothing to remove, and has the journal begin anew.
     fn remove_what_is_too_old(&mut self) {
         loop {
             match self.store.commit(self.clock.now(), &[]) {
@@ -176,7 +176,7 @@ impl<O: CommitObserver> WriterLoop<O> {
                     let is_done = !committed.trimmed;
                     self.publish(committed.changes, committed.upto);
                     if is_done {
-                        return;
+                        break;
                     }
                 }
                 Err(error) => {
@@ -187,6 +187,9 @@ impl<O: CommitObserver> WriterLoop<O> {
             if let Ok(jobs) = self.waiting.try_recv() {
                 self.commit_with_all_that_wait(jobs);
             }
+        }
+        if let Err(error) = self.store.checkpoint() {
+            tracing::error!(%error, "what is in the journal could not be made durable without it");
         }
     }
 

@@ -109,6 +109,7 @@ fn filled_store() -> Store {
     let options = StoreOptions {
         retention: Retention { bytes: 16 * 1024, age_ms: 1 << 40 },
         cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([7; 32]),
         indexes: stored_tables().map(|table| TableIndexes { table: table.table(), indexes: table.indexes }).collect(),

@@ -9,11 +9,11 @@ use crate::support::told::{lines, list, next, states, until, with_token};
 fn a_token_of_a_newer_state_of_the_data_begins_anew() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
-    let store = data.join("store.redb");
+    let files = ["store.redb", "store.journal"].map(|name| data.join(name));
     let mut server = ServerProcess::on_disk(&data);
     RawClient::connect(&server.address).request(set_login("a.example", "A"));
     server.terminate();
-    let backup = std::fs::read(&store).expect("a store");
+    let backup = files.each_ref().map(|file| std::fs::read(file).expect("a store"));
     let mut server = ServerProcess::on_disk(&data);
     RawClient::connect(&server.address).request(set_login("b.example", "A"));
     let mut client = RawClient::connect(&server.address);
@@ -21,7 +21,9 @@ fn a_token_of_a_newer_state_of_the_data_begins_anew() {
     let events = until(&mut client, "LIVE");
     client.reset();
     server.terminate();
-    std::fs::write(&store, backup).expect("the backup is restored");
+    for (file, backup) in files.iter().zip(backup) {
+        std::fs::write(file, backup).expect("the backup is restored");
+    }
     let server = ServerProcess::on_disk(&data);
     let mut client = RawClient::connect(&server.address);
     client.subscribe(list("domain_login", with_token(token(events.last().expect("LIVE")), states())));

@@ -44,7 +44,7 @@ impl World {
     /// The disk takes no more than it has, or half a page more.
     pub(super) fn fill_disk(&mut self) {
         self.count("a full disk");
-        self.disk.limit(Some(self.disk.file_len() + self.rng.u64(0..2) * 2048));
+        self.disk.limit(Some(self.disk.len() + self.rng.u64(0..2) * 2048));
     }
 
     /// Somebody has deleted something else from the disk.
@@ -62,6 +62,9 @@ impl World {
     /// Everything in memory is gone, and what `ending` takes; then the server starts again.
     pub(super) fn crash(&mut self, ending: Ending) {
         self.count(if ending == Ending::Kill { "a killed process" } else { "a power loss" });
+        if self.server.store.journal_bytes() > 0 {
+            self.count("a crash with commits in the journal");
+        }
         let seen = self.clients.iter().map(Client::seen).max().unwrap_or_default();
         self.forget_what_was_in_memory();
         self.disk.heal();

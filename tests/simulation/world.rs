@@ -138,6 +138,8 @@ impl World {
         "a power loss",
         "a power loss during a commit",
         "a power loss during recovery",
+        "a crash with commits in the journal",
+        "a full journal",
         "a client was cut",
         "a resumed subscription",
         "a snapshot resumed in the middle",
@@ -195,6 +197,7 @@ impl World {
         let options = StoreOptions {
             retention: Retention { bytes: rng.u64(500..20_000), age_ms: rng.u64(50..2_000) },
             cache_bytes: 1 << 20,
+            journal_bytes: rng.u64(1..20) * 4096,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
             indexes: indexes(),
@@ -461,8 +464,12 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, units: &[Unit]) -> Result<Vec<starfeed::store::UnitResult>, StoreError> {
+        let journal_bytes = self.server.store.journal_bytes();
         match self.server.store.commit(Timestamp(self.clock_ms), units) {
             Ok(committed) => {
+                if self.server.store.journal_bytes() < journal_bytes {
+                    self.count("a full journal");
+                }
                 for change in &committed.changes {
                     self.model.take(change);
                 }

@@ -9,7 +9,7 @@ use starfeed::change::Timestamp;
 use starfeed::store::{Store, StoreOptions};
 
 use super::model::{Difference, Model};
-use crate::support::fault_disk::FaultDisk;
+use crate::support::fault_disk::{DiskFile, FaultDisk};
 use crate::{INDEXES, SMALL_CACHE, deletes, indexed, put_large, puts};
 
 /// Disks on which a bit changes.
@@ -78,10 +78,10 @@ fn a_bit_that_changes_on_the_disk_changes_no_row_and_no_event() {
     outcomes.count(&disk.copy(), &model);
     assert_eq!(outcomes.right, 1, "{outcomes:?}");
     let mut random = fastrand::Rng::with_seed(1);
-    let len = usize::try_from(disk.file_len()).expect("it is in memory");
+    let len = usize::try_from(disk.file_len(DiskFile::Database)).expect("it is in memory");
     for _ in 0..FLIPS {
         let worn = disk.copy();
-        worn.flip(random.usize(0..len), 1 << random.u8(0..8));
+        worn.flip(DiskFile::Database, random.usize(0..len), 1 << random.u8(0..8));
         outcomes.count(&worn, &model);
     }
     println!("of {FLIPS} bits: {outcomes:?}");

@@ -24,6 +24,9 @@ pub(crate) struct Model {
     forgotten: BTreeMap<Table, Seq>,
 }
 
+/// More changes than there are between one checkpoint and the next.
+const BACK_AT_MOST: u64 = 500;
+
 /// How far back the log of each table reaches that has changes: behind this one of them.
 pub(crate) type Trimmed = BTreeMap<Table, Seq>;
 
@@ -62,10 +65,17 @@ impl Model {
         }
     }
 
-    /// Forgets the changes that the log has no more: it will not have them again.
+    /// Forgets the changes that the log will never have again: what was trimmed behind the last checkpoint may be there
+    /// after a crash.
     pub(crate) fn forget(&mut self, trimmed: Trimmed) {
-        self.history.retain(|change| trimmed.get(&change.table).is_none_or(|upto| change.seq > *upto));
-        self.forgotten.extend(trimmed);
+        for (table, upto) in trimmed {
+            let upto = Seq(upto.0.min(self.last.0.saturating_sub(BACK_AT_MOST)));
+            let of_it = |change: &Change| change.table == table && change.seq <= upto;
+            if self.history.iter().any(of_it) {
+                self.history.retain(|change| !of_it(change));
+                self.forgotten.insert(table, upto);
+            }
+        }
     }
 
     /// Takes in one change that follows all others.
@@ -141,20 +151,18 @@ impl Model {
         for table in tables() {
             let history: Vec<_> = self.history.iter().filter(|change| change.table == table).cloned().collect();
             let first = self.forgotten.get(&table).copied().unwrap_or(Seq::ZERO);
-            let starts = std::iter::once(first).chain(history.iter().map(|change| change.seq));
+            let starts: Vec<Seq> = std::iter::once(first).chain(history.iter().map(|change| change.seq)).collect();
             // As far back as the log of this table reaches; at its end nothing can be missing.
-            for (trimmed, after) in starts.enumerate() {
-                let Some(log) = log_after(store, &table, after)? else {
-                    continue;
-                };
-                if log != history[trimmed..] {
-                    return Err(Difference::Found(format!("the log of {table} differs after {after}: {log:?}")));
-                }
-                entries += log.len();
-                if after > Seq::ZERO {
-                    all_trimmed.insert(table, after);
-                }
-                break;
+            let Some((trimmed, log)) = whole_log(store, &table, &starts)? else {
+                return Err(Difference::Found(format!("the log of {table} lacks its end")));
+            };
+            if log != history[trimmed..] {
+                let after = starts[trimmed];
+                return Err(Difference::Found(format!("the log of {table} differs after {after}: {log:?}")));
+            }
+            entries += log.len();
+            if starts[trimmed] > Seq::ZERO {
+                all_trimmed.insert(table, starts[trimmed]);
             }
         }
         if snapshot.log_entries()? != entries as u64 {
@@ -250,6 +258,24 @@ fn values(document: &Document, index: &Index) -> Vec<(u8, u64, String)> {
         _ => (0, 0, String::new()),
     };
     index.members.iter().map(value).collect()
+}
+
+/// The log of `table` after the first of `starts` that it reaches back to, and which one that is; `None` where it reaches
+/// back to none of them.
+fn whole_log(store: &Store, table: &Table, starts: &[Seq]) -> Result<Option<(usize, Vec<Change>)>, StoreError> {
+    let (mut trimmed, mut end) = (0, starts.len());
+    while trimmed < end {
+        let middle = trimmed.midpoint(end);
+        let nothing = PageBudget { items: 1, bytes: 1 };
+        match store.snapshot()?.changes_after(table, starts[middle], nothing)? {
+            ChangePage::Trimmed => trimmed = middle + 1,
+            ChangePage::Changes { .. } => end = middle,
+        }
+    }
+    match starts.get(trimmed) {
+        Some(&after) => Ok(log_after(store, table, after)?.map(|log| (trimmed, log))),
+        None => Ok(None),
+    }
 }
 
 /// The log of `table` after `after`, page by page; `None` where it was trimmed.

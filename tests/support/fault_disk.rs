@@ -1,4 +1,5 @@
-//! A disk in memory that keeps what is stable apart from what a power loss may take, and fails when it is told to.
+//! A disk in memory that keeps what is stable apart from what a power loss may take, and fails when it is told to. It has two
+//! files, the database and the journal: each is synced by itself, and operations are counted over both.
 //!
 //! Bytes are written to a cache in sectors of 512; `sync_data` makes them stable. Reads see the cache, as those of a file
 //! do. Everything it decides by chance comes from a seed that the test gives, so every run can be repeated.
@@ -126,7 +127,7 @@ impl FaultDisk {
         self.lock().faults.clear();
     }
 
-    /// Bounds the length of the file, in bytes; `None` takes the bound away. It may be less than the present length.
+    /// Bounds the length of both files together, in bytes; `None` takes the bound away. It may be less than the present length.
     pub(crate) fn limit(&self, bytes: Option<u64>) {
         self.lock().limit = bytes;
     }
@@ -143,14 +144,21 @@ impl FaultDisk {
 
     /// Another disk with the same bytes, all of them stable.
     pub(crate) fn copy(&self) -> Self {
-        let Cache { bytes, len, .. } = &self.lock().cache;
-        let cache = Cache { bytes: bytes.clone(), len: *len, stable_len: *len, ..Cache::default() };
-        Self { state: Arc::new(Mutex::new(State { cache, ..State::default() })) }
+        let caches = [DiskFile::Database, DiskFile::Journal].map(|file| {
+            let Cache { bytes, len, .. } = &self.lock().caches[file as usize];
+            Cache { bytes: bytes.clone(), len: *len, stable_len: *len, ..Cache::default() }
+        });
+        Self { state: Arc::new(Mutex::new(State { caches, ..State::default() })) }
     }
 
     /// Changes the byte at `offset`, as a disk does that wears out.
-    pub(crate) fn flip(&self, offset: usize, bits: u8) {
-        self.lock().cache.bytes[offset] ^= bits;
+    pub(crate) fn flip(&self, file: DiskFile, offset: usize, bits: u8) {
+        self.lock().caches[file as usize].bytes[offset] ^= bits;
+    }
+
+    /// Loses a file.
+    pub(crate) fn remove(&self, file: DiskFile) {
+        self.lock().caches[file as usize] = Cache::default();
     }
 
     /// Whether a fault has cut the power.
@@ -163,9 +171,24 @@ impl FaultDisk {
         self.lock().counters
     }
 
-    /// The length of the file, as reads see it.
-    pub(crate) fn file_len(&self) -> u64 {
-        self.lock().cache.len as u64
+    /// The length of a file, as reads see it.
+    pub(crate) fn file_len(&self, file: DiskFile) -> u64 {
+        self.lock().caches[file as usize].len as u64
+    }
+
+    /// What both files take.
+    pub(crate) fn len(&self) -> u64 {
+        self.lock().len()
+    }
+
+    fn open_file(&self, file: DiskFile) -> io::Result<Box<dyn StorageBackend>> {
+        let mut state = self.lock();
+        if state.off {
+            return Err(power_is_off());
+        }
+        state.caches[file as usize].forget_lost();
+        state.opened[file as usize] += 1;
+        Ok(Box::new(Opened { disk: self.clone(), file, number: state.opened[file as usize] }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -175,13 +198,11 @@ impl FaultDisk {
 
 impl Disk for FaultDisk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        let mut state = self.lock();
-        if state.off {
-            return Err(power_is_off());
-        }
-        state.cache.forget_lost();
-        state.opened += 1;
-        Ok(Box::new(Opened { disk: self.clone(), number: state.opened }))
+        self.open_file(DiskFile::Database)
+    }
+
+    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
+        self.open_file(DiskFile::Journal).map(Some)
     }
 }
 
@@ -189,10 +210,20 @@ fn power_is_off() -> io::Error {
     io::Error::other("the power is off")
 }
 
-/// The disk as one opening of it sees it; it works until the disk is opened again.
+/// A file of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskFile {
+    /// What the store is in.
+    Database,
+    /// What it has committed since the database was made durable.
+    Journal,
+}
+
+/// A file as one opening of it sees it; it works until the file is opened again.
 #[derive(Debug)]
 struct Opened {
     disk: FaultDisk,
+    file: DiskFile,
     number: u64,
 }
 
@@ -202,7 +233,7 @@ impl Opened {
         if state.off {
             return Err(power_is_off());
         }
-        if state.opened != self.number {
+        if state.opened[self.file as usize] != self.number {
             return Err(io::Error::other("the disk was opened again"));
         }
         Ok(state)
@@ -211,7 +242,7 @@ impl Opened {
     fn changing_state(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.disk.lock();
         assert!(
-            state.opened == self.number || self.number <= state.ended,
+            state.opened[self.file as usize] == self.number || self.number <= state.ended[self.file as usize],
             "an earlier opening of the disk writes beside the present one"
         );
         drop(state);
@@ -221,20 +252,22 @@ impl Opened {
 
 impl StorageBackend for Opened {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.state()?.cache.len as u64)
+        Ok(self.state()?.caches[self.file as usize].len as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.state()?;
         state.counters.reads += 1;
-        state.perform(Operation::Read, |cache, _| cache.read(offset, out))
+        state.perform(self.file, Operation::Read, |cache| cache.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.changing_state()?;
         state.counters.set_lens += 1;
-        state.perform(Operation::SetLen, |cache, limit| {
-            if len > cache.len as u64 && limit.is_some_and(|limit| len > limit) {
+        let (now, both) = (state.caches[self.file as usize].len as u64, state.len());
+        let is_full = len > now && state.limit.is_some_and(|limit| both - now + len > limit);
+        state.perform(self.file, Operation::SetLen, |cache| {
+            if is_full {
                 return Err(FaultError::Full.to_io());
             }
             cache.set_len(to_usize(len)?);
@@ -245,7 +278,7 @@ impl StorageBackend for Opened {
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.changing_state()?;
         state.counters.syncs += 1;
-        state.perform(Operation::Sync, |cache, _| {
+        state.perform(self.file, Operation::Sync, |cache| {
             cache.sync();
             Ok(())
         })
@@ -254,7 +287,7 @@ impl StorageBackend for Opened {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.changing_state()?;
         state.counters.writes += 1;
-        state.perform(Operation::Write, |cache, _| cache.write(to_usize(offset)?, data))
+        state.perform(self.file, Operation::Write, |cache| cache.write(to_usize(offset)?, data))
     }
 }
 
@@ -272,37 +305,39 @@ struct Fault {
 
 #[derive(Debug, Default)]
 struct State {
-    cache: Cache,
+    caches: [Cache; 2],
     counters: Counters,
     faults: Vec<Fault>,
     limit: Option<u64>,
     /// The power failed and did not come back yet.
     off: bool,
-    /// How often it was opened: only the newest opening may write.
-    opened: u64,
+    /// How often each file was opened: only the newest opening may write.
+    opened: [u64; 2],
     /// Openings up to this number ended with their process; they may still try to write, in vain.
-    ended: u64,
+    ended: [u64; 2],
 }
 
 impl State {
     /// Does what was asked for, or what a fault wants instead. It is counted already.
     fn perform(
         &mut self,
+        file: DiskFile,
         operation: Operation,
-        work: impl FnOnce(&mut Cache, Option<u64>) -> io::Result<()>,
+        work: impl FnOnce(&mut Cache) -> io::Result<()>,
     ) -> io::Result<()> {
+        let cache = &mut self.caches[file as usize];
         let due = self
             .faults
             .iter()
             .position(|fault| fault.operation.covers(operation) && fault.at < self.counters.of(fault.operation));
         let Some(due) = due else {
-            return work(&mut self.cache, self.limit);
+            return work(cache);
         };
         let fault = self.faults.remove(due);
         match fault.failure.clone() {
             Failure::Once(error) => Err(error.to_io()),
             Failure::OnceButDone(error) => {
-                work(&mut self.cache, self.limit)?;
+                work(cache)?;
                 Err(error.to_io())
             }
             Failure::ForEver(error) => {
@@ -310,7 +345,7 @@ impl State {
                 Err(error.to_io())
             }
             Failure::SyncThatLoses(mut rng) => {
-                self.cache.sync_in_part(&mut rng);
+                cache.sync_in_part(&mut rng);
                 Err(FaultError::Io.to_io())
             }
             Failure::PowerOff => {
@@ -318,7 +353,7 @@ impl State {
                 Err(power_is_off())
             }
             Failure::PowerOffButDone => {
-                work(&mut self.cache, self.limit)?;
+                work(cache)?;
                 self.off = true;
                 Err(power_is_off())
             }
@@ -326,14 +361,18 @@ impl State {
     }
 
     fn lose_power(&mut self, rng: &mut fastrand::Rng) {
-        self.cache.lose_power(rng);
+        self.caches.iter_mut().for_each(|cache| cache.lose_power(rng));
         self.restart();
+    }
+
+    fn len(&self) -> u64 {
+        self.caches.iter().map(|cache| cache.len as u64).sum()
     }
 
     fn restart(&mut self) {
         self.off = false;
         self.ended = self.opened;
-        self.opened += 1;
+        self.opened = self.opened.map(|opened| opened + 1);
     }
 }
 

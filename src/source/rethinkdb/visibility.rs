@@ -208,6 +208,7 @@ mod tests {
         let options = StoreOptions {
             retention: Retention { bytes: 1 << 20, age_ms: u64::MAX },
             cache_bytes: 1 << 20,
+            journal_bytes: 1 << 20,
             fresh_epoch: Epoch(1),
             fresh_secret: StoreSecret([7; 32]),
             indexes: Vec::new(),

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use redb::TableDefinition;
+use redb::{ReadableDatabase, TableDefinition};
 use serde_json::{Value, json};
 
 use super::*;

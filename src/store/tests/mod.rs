@@ -1,6 +1,7 @@
 mod commits;
 mod guards;
 mod indexes;
+mod journal;
 mod opening;
 mod reads;
 mod retention;
@@ -18,6 +19,7 @@ fn options(retention: Retention) -> StoreOptions {
     StoreOptions {
         retention,
         cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(5),
         fresh_secret: StoreSecret([7; 32]),
         indexes: Vec::new(),
