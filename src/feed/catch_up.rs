@@ -202,6 +202,11 @@ impl Page {
         self.bytes
     }
 
+    /// The same, and what its readers leave to each other of the messages that they were sent.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.bytes + self.rows.size()
+    }
+
     /// Counts its bytes as `waiting` for as long as anybody holds what this returns: once, however many do.
     pub fn hold(&self, waiting: &Arc<Waiting>) -> Arc<Counted> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

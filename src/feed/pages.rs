@@ -201,7 +201,7 @@ impl Pages {
                     asked_ms: kept.asked_ms,
                     number,
                 };
-                state.shelf.put(Arc::clone(key), kept, page.bytes() + PAGE_OVERHEAD);
+                state.shelf.put(Arc::clone(key), kept, page.kept_bytes() + PAGE_OVERHEAD);
             }
             Ok(_) | Err(_) => state.shelf.remove(key),
         }

@@ -100,7 +100,7 @@ impl SnapshotRows {
         self.block.get(at)
     }
 
-    /// The bytes that the rows hold. Pieces and messages are not counted: each kind of them is hardly larger than the rows.
+    /// The bytes that the rows hold, without pieces and messages: each kind of them is hardly larger than the rows.
     pub(super) fn size(&self) -> usize {
         self.block.iter().map(|row| row.size()).sum()
     }

@@ -210,6 +210,7 @@ fn page_of(rows: &[(Key, &str)], view: View) -> (Arc<Page>, u64) {
     let options = StoreOptions {
         retention: Retention { bytes: 1 << 20, age_ms: 1 << 40 },
         cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([7; 32]),
         indexes: Vec::new(),
