@@ -131,7 +131,7 @@ impl Feed {
         loop {
             let audience = self.lock().views.unfiltered_count().max(1);
             let bytes_max = PORTION_BYTES.min(handed_bytes / audience);
-            let rest = changes.split_off(begun_within(&changes, bytes_max));
+            let rest = changes.split_off(fitting(&changes, bytes_max));
             self.publish(changes, ready);
             if rest.is_empty() {
                 return;
@@ -235,15 +235,13 @@ impl Feed {
     }
 }
 
-/// How many of `changes` begin within `bytes_max` bytes; at least the first one does.
-fn begun_within(changes: &[Change], bytes_max: usize) -> usize {
-    let mut bytes = 0;
-    let begins_within = |change: &&Change| {
-        let is_within = bytes == 0 || bytes < bytes_max;
-        bytes += change.size();
-        is_within
-    };
-    changes.iter().take_while(begins_within).count()
+/// How many of `changes` have room in `bytes_max` bytes; the first one goes in any case.
+fn fitting(changes: &[Change], bytes_max: usize) -> usize {
+    let ends = changes.iter().scan(0, |bytes, change| {
+        *bytes += change.size();
+        Some(*bytes)
+    });
+    ends.take_while(|end| *end <= bytes_max).count().max(1)
 }
 
 /// Where a subscriber is, and what it holds there.
