@@ -241,8 +241,14 @@ fn a_token_of_what_a_restored_store_does_not_have_is_of_the_future() {
 fn states_come_only_to_those_who_asked_for_them() {
     let retention = Retention { bytes: 2_000, age_ms: 1 << 40 };
     let fresh_secret = StoreSecret([7; 32]);
-    let options =
-        StoreOptions { retention, cache_bytes: 1 << 20, journal_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret, indexes: Vec::new() };
+    let options = StoreOptions {
+        retention,
+        cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
+        fresh_epoch: Epoch(1),
+        fresh_secret,
+        indexes: Vec::new(),
+    };
     let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
     let (mut session, feeds) = session(&store);
     let options = SubscribeOptions { include_document: Some(true), ..Default::default() };
@@ -399,7 +405,14 @@ fn store_with_a_job(id: &str) -> Store {
     let indexes = tables.map(|table| TableIndexes { table: table.table(), indexes: table.indexes }).collect();
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
     let fresh_secret = StoreSecret([7; 32]);
-    let options = StoreOptions { retention, cache_bytes: 1 << 20, journal_bytes: 1 << 20, fresh_epoch: Epoch(1), fresh_secret, indexes };
+    let options = StoreOptions {
+        retention,
+        cache_bytes: 1 << 20,
+        journal_bytes: 1 << 20,
+        fresh_epoch: Epoch(1),
+        fresh_secret,
+        indexes,
+    };
     let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
     let row = |text: String| Document::parse(text.as_bytes()).expect("an object");
     let job = row(format!(r#"{{"id":"{id}","run_state":"completed"}}"#));

@@ -496,6 +496,7 @@ impl World {
                         self.count("a commit that found the disk full");
                     }
                     self.disk.heal();
+                    self.model.regain_what_was_trimmed();
                     assert!(!matches!(error, StoreError::Damaged(_)), "{error}");
                     if self.learn_what_is_on_disk() {
                         self.count("a failed commit that is on disk all the same");
