@@ -48,7 +48,7 @@ impl Way for Outgoing {
     }
 }
 
-/// Changes that many get in the same messages go out as they are up to this size.
+/// Changes of which clients get a message each and no more go out without their sessions up to this size.
 const PLAIN_BYTES: usize = 64 * 1024;
 
 /// The frames that were last passed on as they are: the next connection mostly gets the same.

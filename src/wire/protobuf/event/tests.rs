@@ -179,6 +179,25 @@ fn changes_in_one_go_are_the_same_bytes_as_one_by_one() {
     }
 }
 
+#[test]
+fn plain_changes_are_the_bytes_that_their_subscription_would_get() {
+    let lists = catalog::TABLES.iter().map(Form::List);
+    for form in lists.chain([Form::Json(None), Form::Json(catalog::table("policy"))]) {
+        for (include_document, include_old) in [(false, false), (true, false), (false, true), (true, true)] {
+            for subscription_id in [0, 300, -1, i32::MAX] {
+                let shape = Shape { form, include_document, include_old };
+                let changes = handed_over(3, 6, 1);
+                let live = LiveChanges { shape, changes: changes.clone(), with_tokens: false, first_number: None };
+                let (mut expected, mut plain): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (Vec::new(), Vec::new());
+                encode_changes(subscription_id, &live, &RowProblems::default(), &mut expected);
+                let kind = shape.message_kind(subscription_id);
+                crate::wire::protobuf::encode_plain(kind, changes, &RowProblems::default(), &mut plain);
+                assert_eq!(plain, expected, "{form:?} {include_document} {include_old} {subscription_id}");
+            }
+        }
+    }
+}
+
 fn check_as_one_by_one(subscription_id: i32, changes: &LiveChanges) {
     let mut at_once: Vec<Vec<u8>> = Vec::new();
     encode_changes(subscription_id, changes, &RowProblems::default(), &mut at_once);
