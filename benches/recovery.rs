@@ -37,7 +37,7 @@ fn fill(path: &Path) {
     let options = StoreOptions {
         retention: Retention { bytes: u64::MAX, age_ms: u64::MAX },
         cache_bytes: 512 << 20,
-        journal_bytes: 8 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([7; 32]),
         // As the server has them: it does not have to build them.

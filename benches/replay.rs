@@ -24,7 +24,7 @@ fn store(directory: &std::path::Path) -> Store {
     let options = StoreOptions {
         retention: Limits::default().retention(),
         cache_bytes: 128 << 20,
-        journal_bytes: 8 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([7; 32]),
         indexes: Vec::new(),

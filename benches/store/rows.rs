@@ -17,7 +17,7 @@ pub(crate) fn open(disk: Box<dyn Disk>) -> Store {
     let options = StoreOptions {
         retention: limits.retention(),
         cache_bytes: 128 << 20,
-        journal_bytes: 8 << 20,
+        journal_bytes: 1 << 20,
         fresh_epoch: Epoch(1),
         fresh_secret: StoreSecret([7; 32]),
         indexes: stored_tables().map(|table| TableIndexes { table: table.table(), indexes: table.indexes }).collect(),
