@@ -274,7 +274,6 @@ impl Limits {
             table_filter_cost: self.table_filter_cost,
             pattern_bytes: size(self.pattern_bytes),
             direct_writes: size(self.direct_writes),
-            handed_bytes: size(self.waiting_bytes) / 2,
             hash_seed,
         }
     }

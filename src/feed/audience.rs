@@ -75,6 +75,13 @@ impl Audience {
         }
     }
 
+    pub(super) fn first(&self) -> Option<&Live> {
+        match self {
+            Self::Listed(list) => list.first(),
+            Self::Mapped(map) => map.values().next(),
+        }
+    }
+
     pub(super) fn for_each(&self, work: impl FnMut(&Live)) {
         match self {
             Self::Listed(list) => list.iter().for_each(work),

@@ -88,8 +88,6 @@ pub struct FeedLimits {
     pub pattern_bytes: usize,
     /// Connections that a publisher delivers to by itself; the others are woken.
     pub direct_writes: usize,
-    /// Bytes that are put into outboxes at a time, of changes that were committed together; then they are delivered first.
-    pub handed_bytes: usize,
     /// Decides how the values in filters are hashed; no client may know it.
     pub hash_seed: u64,
 }
@@ -125,13 +123,11 @@ impl Feed {
         &self,
         mut changes: Vec<Change>,
         ready: &mut Vec<Arc<Outbox>>,
-        handed_bytes: usize,
         deliver: impl Fn(&mut Vec<Arc<Outbox>>),
     ) {
         loop {
-            let audience = self.lock().views.unfiltered_count().max(1);
-            let bytes_max = PORTION_BYTES.min(handed_bytes / audience);
-            let rest = changes.split_off(fitting(&changes, bytes_max));
+            let room = self.lock().views.room_for_each();
+            let rest = changes.split_off(fitting(&changes, room.unwrap_or(PORTION_BYTES).min(PORTION_BYTES)));
             self.publish(changes, ready);
             if rest.is_empty() {
                 return;
@@ -381,7 +377,7 @@ impl Feeds {
         drop(state);
         let mut ready = Vec::new();
         for (feed, batch) in batches {
-            feed.publish_in_portions(batch, &mut ready, self.limits.handed_bytes, |ready| self.deliver(ready));
+            feed.publish_in_portions(batch, &mut ready, |ready| self.deliver(ready));
         }
         self.handed_over.fetch_max(upto.0, Ordering::Release);
         self.deliver(&mut ready);

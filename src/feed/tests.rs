@@ -43,7 +43,6 @@ const LIMITS: FeedLimits = FeedLimits {
     table_filter_cost: 100,
     pattern_bytes: 1 << 20,
     direct_writes: 4,
-    handed_bytes: 1 << 20,
     hash_seed: 1,
 };
 
@@ -94,8 +93,7 @@ impl Outlet for Taker {
 fn a_large_commit_is_delivered_in_portions_and_nobody_falls_behind() {
     let metrics = Arc::new(Metrics::default());
     let bytes_max = 100 * change(1000).size();
-    let feeds =
-        Feeds::new(Seq(0), FeedLimits { handed_bytes: bytes_max, direct_writes: 20, ..LIMITS }, Arc::clone(&metrics));
+    let feeds = Feeds::new(Seq(0), FeedLimits { direct_writes: 20, ..LIMITS }, Arc::clone(&metrics));
     let waiting = Waiting::new(bytes_max);
     let subscribers: Vec<(Arc<Taker>, Arc<Outbox>, Attachment)> = (0..20)
         .map(|id| {

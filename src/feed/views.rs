@@ -327,9 +327,12 @@ impl Views {
         self.slots.iter().flatten().map(|state| state.live.len()).sum()
     }
 
-    /// The subscribers that are live and get every change.
-    pub(super) fn unfiltered_count(&self) -> usize {
-        self.unfiltered.iter().map(|id| self.state(*id).live.len()).sum()
+    /// The bytes that may wait now for each of those that get every change; `None` where nobody does.
+    pub(super) fn room_for_each(&self) -> Option<usize> {
+        let audiences = self.unfiltered.iter().map(|id| &self.state(*id).live);
+        let count: usize = audiences.clone().map(Audience::len).sum();
+        let waiting = audiences.filter_map(Audience::first).map(|live| live.outbox.waiting()).next()?;
+        Some(waiting.room() / count)
     }
 
     /// The distinct filters.

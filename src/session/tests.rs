@@ -41,7 +41,6 @@ fn context_with(store: &Store, page: PageBudget) -> (Arc<SessionContext>, Arc<Fe
         table_filter_cost: 10,
         pattern_bytes: 1000,
         direct_writes: 4,
-        handed_bytes: 1 << 20,
         hash_seed: 1,
     };
     let feeds = Feeds::new(store.position().seq, feeds, Arc::clone(&metrics));

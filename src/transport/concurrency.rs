@@ -119,14 +119,8 @@ struct Written {
 impl Written {
     fn new(window_bytes: usize) -> Arc<Self> {
         let metrics = Arc::new(Metrics::default());
-        let limits = FeedLimits {
-            window_bytes,
-            table_filter_cost: 100,
-            pattern_bytes: 1 << 20,
-            direct_writes: 4,
-            handed_bytes: 1 << 10,
-            hash_seed: 1,
-        };
+        let limits =
+            FeedLimits { window_bytes, table_filter_cost: 100, pattern_bytes: 1 << 20, direct_writes: 4, hash_seed: 1 };
         let feeds = Feeds::of_source(Seq::ZERO, limits, Arc::clone(&metrics), Arc::new(NoDemand));
         Arc::new(Self { feeds, metrics, waiting: Waiting::new(1 << 30), stored: AtomicU64::new(0) })
     }

@@ -72,7 +72,6 @@ impl Server {
             table_filter_cost: 100_000,
             pattern_bytes: 1 << 20,
             direct_writes: 4,
-            handed_bytes: 1 << 20,
             hash_seed: 1,
         };
         let feeds = Feeds::new(store.position().seq, limits, Arc::clone(&metrics));

@@ -64,7 +64,6 @@ impl Server {
             table_filter_cost: 1_000_000,
             pattern_bytes: 1 << 20,
             direct_writes: 4,
-            handed_bytes: 1 << 12,
             hash_seed: 1,
         };
         let feeds = Feeds::of_source(store.position().seq, limits, Arc::clone(&metrics), Arc::new(NoDemand));
