@@ -2,9 +2,10 @@
 //! a batch is matched.
 
 use super::*;
-use crate::change::{Cause, Document, Epoch, Key, Timestamp};
+use crate::change::{Cause, Document, Key, Timestamp};
 use crate::matcher::{Filter, FilterLimits};
-use crate::store::{BlockRow, MemoryDisk, Mutation, PageBudget, Retention, Store, StoreOptions, StoreSecret};
+use crate::store::tests::options;
+use crate::store::{BlockRow, MemoryDisk, Mutation, PageBudget, Retention, Store};
 use crate::view::{KeyRule, SecretKind};
 
 struct Nobody;
@@ -205,15 +206,8 @@ fn filters_that_cost_much_are_bounded_and_give_back_what_they_took() {
 
 /// What a page of all rows of a store with `rows` has for `view`.
 fn page_of(rows: &[(Key, &str)], view: View) -> (Arc<Page>, u64) {
-    let options = StoreOptions {
-        retention: Retention { bytes: 1 << 20, age_ms: 1 << 40 },
-        cache_bytes: 1 << 20,
-        journal_bytes: 1 << 20,
-        fresh_epoch: Epoch(1),
-        fresh_secret: StoreSecret([7; 32]),
-        indexes: Vec::new(),
-    };
-    let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
+    let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
+    let store = Store::open(Box::new(MemoryDisk), options(retention)).expect("memory does not fail");
     let put = |(key, text): &(Key, &str)| {
         Mutation::put(view.table.clone(), key.clone(), Document::parse(text.as_bytes()).expect("an object"))
     };

@@ -5,11 +5,12 @@ mod shared_pages;
 use std::sync::Arc;
 
 use super::*;
-use crate::change::{Document, Epoch, Key, Table, Timestamp};
+use crate::change::{Document, Key, Table, Timestamp};
 use crate::feed::{FeedLimits, Feeds, Outlet, PagesLimits, Waiting};
 use crate::proto::SubscribeOptions;
 use crate::proto::request::Command;
-use crate::store::{MemoryDisk, Mutation, Outcome, Retention, Store, StoreOptions, StoreSecret, TableIndexes, Unit};
+use crate::store::tests::options;
+use crate::store::{MemoryDisk, Mutation, Outcome, Retention, Store, StoreOptions, TableIndexes, Unit};
 use crate::subscription::SubscriptionLimits;
 use crate::summary::Summary;
 use crate::wire::{Event, News, StateKind};
@@ -62,15 +63,7 @@ fn context_with(store: &Store, page: PageBudget) -> (Arc<SessionContext>, Arc<Fe
 
 pub(crate) fn store() -> Store {
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
-    let options = StoreOptions {
-        retention,
-        cache_bytes: 1 << 20,
-        journal_bytes: 1 << 20,
-        fresh_epoch: Epoch(1),
-        fresh_secret: StoreSecret([7; 32]),
-        indexes: Vec::new(),
-    };
-    Store::open(Box::new(MemoryDisk), options).expect("memory does not fail")
+    Store::open(Box::new(MemoryDisk), options(retention)).expect("memory does not fail")
 }
 
 pub(crate) fn ask(session: &mut Session, request_id: i32, size: usize, command: Command) {
@@ -239,15 +232,7 @@ fn a_token_of_what_a_restored_store_does_not_have_is_of_the_future() {
 #[test]
 fn states_come_only_to_those_who_asked_for_them() {
     let retention = Retention { bytes: 2_000, age_ms: 1 << 40 };
-    let fresh_secret = StoreSecret([7; 32]);
-    let options = StoreOptions {
-        retention,
-        cache_bytes: 1 << 20,
-        journal_bytes: 1 << 20,
-        fresh_epoch: Epoch(1),
-        fresh_secret,
-        indexes: Vec::new(),
-    };
+    let options = options(retention);
     let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
     let (mut session, feeds) = session(&store);
     let options = SubscribeOptions { include_document: Some(true), ..Default::default() };
@@ -403,15 +388,7 @@ fn store_with_a_job(id: &str) -> Store {
     let tables = catalog::stored_tables();
     let indexes = tables.map(|table| TableIndexes { table: table.table(), indexes: table.indexes }).collect();
     let retention = Retention { bytes: 1 << 20, age_ms: 1 << 40 };
-    let fresh_secret = StoreSecret([7; 32]);
-    let options = StoreOptions {
-        retention,
-        cache_bytes: 1 << 20,
-        journal_bytes: 1 << 20,
-        fresh_epoch: Epoch(1),
-        fresh_secret,
-        indexes,
-    };
+    let options = StoreOptions { indexes, ..options(retention) };
     let store = Store::open(Box::new(MemoryDisk), options).expect("memory does not fail");
     let row = |text: String| Document::parse(text.as_bytes()).expect("an object");
     let job = row(format!(r#"{{"id":"{id}","run_state":"completed"}}"#));

@@ -15,7 +15,7 @@ use crate::change::{Document, Key, Row, Table};
 const EVERYTHING: Retention = Retention { bytes: u64::MAX, age_ms: u64::MAX };
 const NO_LIMIT: PageBudget = PageBudget { items: usize::MAX, bytes: usize::MAX };
 
-fn options(retention: Retention) -> StoreOptions {
+pub(crate) fn options(retention: Retention) -> StoreOptions {
     StoreOptions {
         retention,
         cache_bytes: 1 << 20,
