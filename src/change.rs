@@ -127,6 +127,11 @@ impl Key {
         &self.0
     }
 
+    /// The same bytes, shared.
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+
     /// The key kept as `bytes`, as [`Key::as_bytes`] gave them.
     pub fn from_stored(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
@@ -188,7 +193,7 @@ pub struct Document(Bytes);
 impl Document {
     /// The document that says what `object` says.
     pub fn from_object(object: serde_json::Map<String, Value>) -> Self {
-        Self(Value::Object(object).to_string().into_bytes().into())
+        Self(json::text(&Value::Object(object)))
     }
 
     /// Reads one JSON object. The error says what is wrong with the text, without repeating it.

@@ -44,6 +44,15 @@ impl KeyRule {
         }
     }
 
+    /// Whether a row of `table` with `key` can be named; `problems` learns of one that cannot.
+    pub(crate) fn names(self, table: &Table, key: &Key, problems: &RowProblems) -> bool {
+        let problem = self.problem(key);
+        if let Some(problem) = problem {
+            problems.report(table, key, &format_args!("the key {problem}"));
+        }
+        problem.is_none()
+    }
+
     fn tag(self) -> u8 {
         match self {
             Self::Any => 0,
@@ -178,11 +187,7 @@ pub struct View {
 impl View {
     /// Whether a row with `key` can be named; `problems` learns of one that cannot.
     pub fn names(&self, key: &Key, problems: &RowProblems) -> bool {
-        let problem = self.keys.problem(key);
-        if let Some(problem) = problem {
-            problems.report(&self.table, key, &format_args!("the key {problem}"));
-        }
-        problem.is_none()
+        self.keys.names(&self.table, key, problems)
     }
 
     /// Whether every row of the table is in the view.

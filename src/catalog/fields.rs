@@ -6,12 +6,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use prost::Message;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::change::{Document, Key};
 use crate::json;
+use crate::json::scanner::Members;
 use crate::view::{self, canonical_id};
 
 /// Problems of one row that are spelled out; the rest are only counted, or a damaged row would fill the log.
@@ -82,12 +82,17 @@ pub(super) fn checked_key(shown: Result<Shown<Option<Key>>, RowProblem>) -> Resu
 
 /// The text member `name`, without building the rest of the row: events need no more, and there are many of them.
 pub(super) fn read_name(document: &Document, name: &'static str) -> Result<Shown<Option<String>>, RowProblem> {
-    let mut json = serde_json::Deserializer::from_slice(document.as_bytes());
-    let value = OneMember(name).deserialize(&mut json).map_err(|_| not_an_object())?;
+    let mut found = None;
+    for member in Members::of(document.as_bytes()).map_err(|_| not_an_object())? {
+        let member = member.map_err(|_| not_an_object())?;
+        if member.name == name.as_bytes() {
+            found = Some(member.value);
+        }
+    }
     let mut problems = Problems::default();
-    let value = match value {
-        Some(Value::String(text)) => Some(text),
-        Some(_) => problems.add(name, NOT_TEXT),
+    let value = match found.map(serde_json::from_slice::<String>) {
+        Some(Ok(text)) => Some(text),
+        Some(Err(_)) => problems.add(name, NOT_TEXT),
         None => problems.add(name, MISSING),
     };
     Ok(Shown { value, problem: problems.into_problem() })
@@ -278,37 +283,6 @@ fn object(value: &Value) -> Kind<&Map<String, Value>> {
 
 fn list(value: &Value) -> Kind<&[Value]> {
     value.as_array().map(Vec::as_slice).ok_or("must be a list")
-}
-
-/// Reads one member of an object and passes over the others.
-struct OneMember(&'static str);
-
-impl<'de> DeserializeSeed<'de> for OneMember {
-    type Value = Option<Value>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for OneMember {
-    type Value = Option<Value>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
-        while let Some(name) = members.next_key::<String>()? {
-            if name == self.0 {
-                found = Some(members.next_value()?);
-            } else {
-                members.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(found)
-    }
 }
 
 #[cfg(test)]

@@ -370,6 +370,11 @@ impl Outbox {
         &self.waiting
     }
 
+    /// The bytes of changes that may wait.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lock().queue.is_empty()

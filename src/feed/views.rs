@@ -1,6 +1,7 @@
 //! The distinct views of a table: each filter is evaluated once, however many subscribe with it.
 
 use std::hash::BuildHasher;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -12,6 +13,7 @@ use super::{AttachError, FeedLimits, MessageKind, Outbox, Published, Standing, S
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
 use crate::metrics::Metrics;
+use crate::row_problems::RowProblems;
 use crate::summary::Summary;
 use crate::view::{KeyRule, View, kind_in_view};
 
@@ -59,13 +61,37 @@ impl Demand {
     }
 }
 
+// What a change in the view needs comes first, to lie together.
+#[repr(C)]
 struct ViewState {
-    view: Arc<View>,
-    filter: Option<FilterId>,
-    subscriptions: u32,
-    live: Audience,
     /// The rows of the view at a position, once somebody has counted them.
     standing: Option<Standing>,
+    keys: KeyRule,
+    live: Audience,
+    filter: Option<FilterId>,
+    subscriptions: u32,
+    view: Arc<View>,
+}
+
+/// Which rows of a batch can be named under which rule: each is looked at once, however many views it is in.
+struct Named<'a> {
+    batch: &'a [Arc<Published>],
+    problems: &'a RowProblems,
+    known: Vec<[Option<bool>; KeyRule::COUNT]>,
+}
+
+impl<'a> Named<'a> {
+    fn of(batch: &'a [Arc<Published>], problems: &'a RowProblems) -> Self {
+        Self { batch, problems, known: vec![[None; KeyRule::COUNT]; batch.len()] }
+    }
+
+    /// The change at `at`, if its row can be named under `rule`.
+    fn under(&mut self, rule: KeyRule, at: usize) -> Option<&'a Arc<Published>> {
+        let published = &self.batch[at];
+        let Change { table, key, .. } = published.change();
+        let is_named = self.known[at][rule as usize].get_or_insert_with(|| rule.names(table, key, self.problems));
+        is_named.then_some(published)
+    }
 }
 
 #[derive(Debug)]
@@ -164,6 +190,7 @@ impl Views {
         self.demand.add(Demand::of(view), limits)?;
         let state = ViewState {
             view: Arc::clone(view),
+            keys: view.keys,
             filter: None,
             subscriptions: 1,
             live: Audience::default(),
@@ -261,22 +288,37 @@ impl Views {
         ready: &mut Vec<Arc<Outbox>>,
     ) {
         let mut room = Vec::new();
+        let mut named = Named::of(batch, &metrics.row_problems);
         for at in 0..self.unfiltered.len() {
-            let changes = batch.iter().filter_map(|published| {
+            let changes = batch.iter().enumerate().filter_map(|(at, published)| {
                 let Change { old, new, .. } = published.change();
-                Some((published, kind_in_view(old.is_some(), new.is_some())?))
+                Some((at, kind_in_view(old.is_some(), new.is_some())?))
             });
-            self.state_mut(self.unfiltered[at]).hand_over(changes, metrics, &mut room, ready);
+            self.state_mut(self.unfiltered[at]).hand_over(changes, &mut named, metrics, &mut room, ready);
         }
+        self.ask_for_memory(matched);
         for of_filter in matched.chunk_by(|one, other| one.filter == other.filter) {
             // A view whose last subscriber left while it was matched is gone.
             for id in self.by_filter[of_filter[0].filter.0 as usize].into_iter().flatten() {
                 let changes = of_filter
                     .iter()
-                    .filter_map(|matched| Some((&batch[matched.at], kind_in_view(matched.before, matched.after)?)));
-                self.state_mut(id).hand_over(changes, metrics, &mut room, ready);
+                    .filter_map(|matched| Some((matched.at, kind_in_view(matched.before, matched.after)?)));
+                self.state_mut(id).hand_over(changes, &mut named, metrics, &mut room, ready);
             }
         }
+    }
+
+    /// Reads a little of what handing over to each of `matched` needs. Of very many views hardly anything is in the caches, and a
+    /// processor waits for the memory of all of them together no longer than for that of one, if nothing else stands in between.
+    fn ask_for_memory(&self, matched: &[Matched]) {
+        let views = || {
+            let ids = matched.iter().flat_map(|matched| &self.by_filter[matched.filter.0 as usize]).flatten();
+            ids.map(|id| self.state(*id))
+        };
+        let subscribers = || views().filter_map(|state| state.live.first());
+        black_box(views().fold(0, |all, state| all ^ state.live.len()));
+        black_box(subscribers().fold(0, |all, live| all ^ live.after.0));
+        black_box(subscribers().fold(0, |all, live| all ^ live.outbox.bytes_max()));
     }
 
     /// Makes the subscriber live, who stands where `standing` says. Everything up to `handed_over` was handed to the others of
@@ -360,15 +402,14 @@ impl ViewState {
     /// `batch` is room for the changes, empty before and after.
     fn hand_over<'a>(
         &mut self,
-        changes: impl Iterator<Item = (&'a Arc<Published>, ChangeKind)>,
+        changes: impl Iterator<Item = (usize, ChangeKind)>,
+        named: &mut Named<'a>,
         metrics: &Metrics,
         batch: &mut Vec<Arc<ViewChange>>,
         ready: &mut Vec<Arc<Outbox>>,
     ) {
-        for (published, kind) in changes {
-            if !self.view.names(&published.change().key, &metrics.row_problems) {
-                continue;
-            }
+        for (at, kind) in changes {
+            let Some(published) = named.under(self.keys, at) else { continue };
             // Nobody has been live yet where there is none.
             let Some(standing) = &mut self.standing else { return };
             if published.seq() > standing.after {

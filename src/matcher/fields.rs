@@ -2,8 +2,8 @@
 
 use super::paths::{FieldId, Paths, ROOT};
 use super::scalar::Scalar;
-use super::scanner::{Quoted, Raw, Scanner, Span, unescape};
 use crate::change::Document;
+use crate::json::scanner::{Quoted, Raw, Scanner, Span, unescape};
 
 /// A member's value, where it is in the document.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

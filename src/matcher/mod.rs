@@ -18,7 +18,6 @@ mod paths;
 mod pattern;
 mod program;
 mod scalar;
-mod scanner;
 
 pub use error::FilterError;
 pub use expression::{Comparison, Expression, Literal, Path, TextTest};

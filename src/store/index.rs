@@ -3,17 +3,14 @@
 //! An entry is the values as bytes that sort like them, then the primary key. A value that an index does not hold, or that
 //! is missing, sorts before all others; so every row of a table has an entry in each of its indexes.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt;
-
 use redb::{ReadableTable, WriteTransaction};
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::layout::{self, INDEX_ENTRIES, IndexRecord, ROWS};
 use super::{Index, RangeStart, StoreError, TableIndexes};
 use crate::change::{Change, Document, Key};
+use crate::json;
+use crate::json::scanner::{Member, Members, NotAnObject};
 use crate::planted::PlantedBug;
 
 /// The table of all entries.
@@ -44,11 +41,16 @@ pub(super) fn follow(
     indexes: &[IndexRecord],
     change: &Change,
 ) -> Result<(), StoreError> {
-    let members = |document: &Option<Document>| document.as_ref().map(|document| members(document, indexes));
-    let (old, new) = (members(&change.old), members(&change.new));
+    let old = change.old.as_ref().map(|document| Held::of(document, indexes));
+    let new = change.new.as_ref().map(|document| Held::of(document, indexes));
     for (index, record) in (0..).zip(indexes) {
-        let old = old.as_ref().map(|members| entry(record, members, change.key.as_bytes()));
-        let new = new.as_ref().map(|members| entry(record, members, change.key.as_bytes()));
+        if let (Some(old), Some(new)) = (&old, &new)
+            && record.members.iter().all(|member| old.text(member) == new.text(member))
+        {
+            continue;
+        }
+        let old = old.as_ref().map(|held| entry(record, held, change.key.as_bytes()));
+        let new = new.as_ref().map(|held| entry(record, held, change.key.as_bytes()));
         if old == new {
             continue;
         }
@@ -75,21 +77,42 @@ pub(super) fn rebuild(transaction: &WriteTransaction, number: u32, indexes: &[In
     for row in transaction.open_table(ROWS)?.range((number, FIRST)..(number + 1, FIRST))? {
         let (place, value) = row?;
         let row = layout::decode_row(number, place.value().1, value.value())?;
-        let members = members(&row.document, indexes);
+        let held = Held::of(&row.document, indexes);
         for (index, record) in (0..).zip(indexes) {
-            let entry = entry(record, &members, row.key.as_bytes());
+            let entry = entry(record, &held, row.key.as_bytes());
             entries.insert((number, index, entry.as_slice()), layout::entry_checksum(number, index, &entry))?;
         }
     }
     Ok(())
 }
 
-type Members = BTreeMap<String, IndexValue>;
+/// The members of a document that some indexes hold, as they stand in its text.
+struct Held<'d>(Vec<Member<'d>>);
 
-fn entry(index: &IndexRecord, members: &Members, key: &[u8]) -> Vec<u8> {
-    let mut entry = Vec::new();
-    for member in &index.members {
-        members.get(member).unwrap_or(&IndexValue::Absent).write_to(&mut entry);
+impl<'d> Held<'d> {
+    /// None where the document cannot be read, which only a damaged or foreign store has.
+    fn of(document: &'d Document, indexes: &[IndexRecord]) -> Self {
+        let is_held = |member: &Member<'_>| {
+            indexes.iter().flat_map(|index| &index.members).any(|held| held.as_bytes() == member.name)
+        };
+        let read = |text: &'d [u8]| -> Result<Vec<Member<'d>>, NotAnObject> {
+            Members::of(text)?.filter(|member| member.as_ref().map_or(true, is_held)).collect()
+        };
+        Self(read(document.as_bytes()).unwrap_or_default())
+    }
+
+    fn text(&self, member: &str) -> Option<&'d [u8]> {
+        self.0.iter().rfind(|held| held.name == member.as_bytes()).map(|held| held.value)
+    }
+}
+
+fn entry(index: &IndexRecord, held: &Held<'_>, key: &[u8]) -> Vec<u8> {
+    let texts = index.members.iter().map(|member| held.text(member));
+    let mut entry =
+        Vec::with_capacity(texts.clone().map(|text| 9 + text.map_or(0, <[u8]>::len)).sum::<usize>() + key.len());
+    for text in texts {
+        let value = text.and_then(|text| json::read(text).ok()).unwrap_or_default();
+        IndexValue::of(&value).write_to(&mut entry);
     }
     entry.extend_from_slice(key);
     entry
@@ -159,13 +182,13 @@ fn after_all(place: &[u8]) -> Vec<u8> {
 
 /// A value as an index holds it.
 #[derive(Clone, PartialEq)]
-enum IndexValue {
+enum IndexValue<'v> {
     /// There is none, or it is nothing that an index holds.
     Absent,
     Number(f64),
     /// Seconds since 1970.
     Time(f64),
-    Text(String),
+    Text(&'v str),
 }
 
 const ABSENT: u8 = 0;
@@ -174,10 +197,23 @@ const TIME: u8 = 2;
 const TEXT: u8 = 3;
 const TEXT_END: [u8; 2] = [0, 0];
 
-impl IndexValue {
+impl<'v> IndexValue<'v> {
+    fn of(value: &'v Value) -> Self {
+        let number = |value: &Value| value.as_f64();
+        match value {
+            Value::Null | Value::Bool(_) | Value::Array(_) => Self::Absent,
+            Value::Number(_) => number(value).map_or(Self::Absent, Self::Number),
+            Value::String(text) => Self::Text(text),
+            Value::Object(members) if members.get("$reql_type$").and_then(Value::as_str) == Some("TIME") => {
+                members.get("epoch_time").and_then(number).map_or(Self::Absent, Self::Time)
+            }
+            Value::Object(_) => Self::Absent,
+        }
+    }
+
     /// What an index holds of `value`, if it holds such values.
-    fn held(value: &Value) -> Option<Self> {
-        Self::deserialize(value).ok().filter(|value| *value != Self::Absent)
+    fn held(value: &'v Value) -> Option<Self> {
+        Some(Self::of(value)).filter(|value| *value != Self::Absent)
     }
 
     fn write_to(&self, bytes: &mut Vec<u8>) {
@@ -213,117 +249,13 @@ fn ordered(number: f64) -> [u8; 8] {
     ordered.to_be_bytes()
 }
 
-impl<'de> Deserialize<'de> for IndexValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ValueVisitor)
-    }
-}
-
-struct ValueVisitor;
-
-impl<'de> Visitor<'de> for ValueVisitor {
-    type Value = IndexValue;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<IndexValue, E> {
-        Ok(IndexValue::Absent)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<IndexValue, E> {
-        Ok(IndexValue::Absent)
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<IndexValue, E> {
-        Ok(IndexValue::Number(number as f64))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<IndexValue, E> {
-        Ok(IndexValue::Number(number as f64))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<IndexValue, E> {
-        Ok(IndexValue::Number(number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<IndexValue, E> {
-        Ok(IndexValue::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<IndexValue, A::Error> {
-        while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(IndexValue::Absent)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<IndexValue, A::Error> {
-        let (mut kind, mut seconds) = (IndexValue::Absent, IndexValue::Absent);
-        while let Some(name) = members.next_key::<String>()? {
-            match name.as_str() {
-                "$reql_type$" => kind = members.next_value()?,
-                "epoch_time" => seconds = members.next_value()?,
-                _ => {
-                    members.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        match (kind, seconds) {
-            (IndexValue::Text(kind), IndexValue::Number(seconds)) if kind == "TIME" => Ok(IndexValue::Time(seconds)),
-            _ => Ok(IndexValue::Absent),
-        }
-    }
-}
-
-/// The members that `indexes` hold; none where the document cannot be read, which only a damaged or foreign store has.
-fn members(document: &Document, indexes: &[IndexRecord]) -> Members {
-    let mut deserializer = serde_json::Deserializer::from_slice(document.as_bytes());
-    let members = MembersOf(indexes).deserialize(&mut deserializer);
-    members.and_then(|members| deserializer.end().map(|()| members)).unwrap_or_default()
-}
-
-/// The name of a member, copied only where it does not stand in the text as it is.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Reads the members that some indexes hold, and passes over the others.
-struct MembersOf<'a>(&'a [IndexRecord]);
-
-impl<'de> DeserializeSeed<'de> for MembersOf<'_> {
-    type Value = Members;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Members, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for MembersOf<'_> {
-    type Value = Members;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Members, A::Error> {
-        let mut held = Members::new();
-        while let Some(Name(name)) = members.next_key()? {
-            if self.0.iter().any(|index| index.members.iter().any(|member| *member == name)) {
-                held.insert(name.into_owned(), members.next_value()?);
-            } else {
-                members.next_value::<IgnoredAny>()?;
-            }
-        }
-        Ok(held)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn bytes(value: &Value) -> Vec<u8> {
         let mut bytes = Vec::new();
-        IndexValue::deserialize(value).expect("a value").write_to(&mut bytes);
+        IndexValue::of(value).write_to(&mut bytes);
         bytes
     }
 
@@ -386,10 +318,10 @@ mod tests {
         let index = IndexRecord::of(&Index { name: "i", members: &["a", "t", "missing", "n"] });
         let text = r#"{"a":"x\u0000y","b":{"a":1},"n":-1,"t":{"$reql_type$":"TIME","epoch_time":9}}"#;
         let document = Document::parse(text.as_bytes()).expect("an object");
-        let members = members(&document, std::slice::from_ref(&index));
-        assert_eq!(members.keys().collect::<Vec<_>>(), ["a", "n", "t"]);
+        let held = Held::of(&document, std::slice::from_ref(&index));
+        assert_eq!(held.0.iter().map(|member| member.name).collect::<Vec<_>>(), [b"a", b"n", b"t"]);
         for key in [Key::text(""), Key::text("\0\0"), Key::number(0.0), Key::binary(&[0, 255])] {
-            let entry = entry(&index, &members, key.as_bytes());
+            let entry = entry(&index, &held, key.as_bytes());
             assert_eq!(key_of(&entry, 4), Some(key));
         }
     }
@@ -406,7 +338,7 @@ mod tests {
     fn a_document_that_cannot_be_read_has_no_members() {
         let index = IndexRecord::of(&Index { name: "i", members: &["a"] });
         for text in [&b"{\"a\":1"[..], b"[1]", b"{\"a\":1}x", b"\xff"] {
-            assert!(members(&Document::from_stored(text.to_vec()), std::slice::from_ref(&index)).is_empty());
+            assert!(Held::of(&Document::from_stored(text.to_vec()), std::slice::from_ref(&index)).0.is_empty());
         }
     }
 }

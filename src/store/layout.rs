@@ -102,7 +102,7 @@ pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
             Cause::Load => panic!("a row that is loaded is not in the log"),
         },
         time_ms: change.time.0,
-        key: Bytes::copy_from_slice(change.key.as_bytes()),
+        key: change.key.to_bytes(),
         old: change.old.as_ref().map(Document::to_bytes),
         new: change.new.as_ref().map(Document::to_bytes),
         old_version: change.old_version.0,

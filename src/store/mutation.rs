@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::change::{Cause, Document, Key, Table};
+use crate::json;
 
 /// What shall become of one row.
 #[derive(Clone, Debug)]
@@ -160,6 +161,9 @@ pub enum Outcome {
 }
 
 fn merged(current: &Document, patch: &Document) -> Document {
+    if let Some(text) = json::merged(current.as_bytes(), patch.as_bytes()) {
+        return Document::from_stored(text);
+    }
     let mut object = current.members().unwrap_or_default();
     merge_into(&mut object, patch.members().unwrap_or_default());
     Document::from_object(object)
@@ -205,5 +209,55 @@ mod tests {
                 r#"{"id":"p","limits":{"max_cost":null,"max_items":2},"tags":[3],"at":{"$reql_type$":"TIME","epoch_time":2},"robots":{"usage":"OBEY"}}"#
             )
         );
+    }
+
+    /// An object of some of a few names, which are often in both.
+    fn any_object(rng: &mut fastrand::Rng, depth: usize) -> Value {
+        let names = ["", "$reql_type$", "a", "a b", "b", "b\"c", "é", "z"];
+        let names = names.into_iter().filter(|_| rng.u8(0..4) == 0).collect::<Vec<_>>();
+        Value::Object(names.into_iter().map(|name| (name.to_owned(), any_value(rng, depth))).collect())
+    }
+
+    fn any_value(rng: &mut fastrand::Rng, depth: usize) -> Value {
+        match rng.u8(0..if depth > 0 { 12 } else { 5 }) {
+            0 => Value::Null,
+            1 => Value::from(rng.bool()),
+            2 => Value::from(rng.i64(-3..3)),
+            3 => Value::from(rng.f64()),
+            4 => Value::from(["", "}", "\\", "\"", "TIME", "\n", "é😀"][rng.usize(0..7)]),
+            5 => (0..rng.usize(0..3)).map(|_| any_value(rng, depth - 1)).collect(),
+            _ => any_object(rng, depth - 1),
+        }
+    }
+
+    #[test]
+    fn texts_are_merged_to_what_values_are() {
+        let mut rng = fastrand::Rng::with_seed(8);
+        let mut as_text = 0;
+        for _ in 0..20_000 {
+            let [current, patch] =
+                [(); 2].map(|()| Document::parse(any_object(&mut rng, 3).to_string().as_bytes()).expect("an object"));
+            let mut expected = current.members().expect("an object");
+            merge_into(&mut expected, patch.members().expect("an object"));
+            assert!(merged(&current, &patch) == Document::from_object(expected));
+            as_text += usize::from(json::merged(current.as_bytes(), patch.as_bytes()).is_some());
+        }
+        assert!((1_000..19_000).contains(&as_text), "{as_text} of them as text");
+    }
+
+    #[test]
+    fn what_is_not_in_order_is_merged_as_values() {
+        let patch = document(r#"{"a":1}"#);
+        for (current, expected) in [
+            (r#"{"b":2,"a":0}"#, r#"{"a":1,"b":2}"#),
+            (r#"{"\u0061":0,"b":2}"#, r#"{"a":1,"b":2}"#),
+            (r#"{"a":0,"a":2}"#, r#"{"a":1}"#),
+            (r#"{"b":2"#, r#"{"a":1}"#),
+            ("[1]", r#"{"a":1}"#),
+            ("{}", r#"{"a":1}"#),
+        ] {
+            let current = Document::from_stored(current.as_bytes().to_vec());
+            assert_eq!(merged(&current, &patch), document(expected));
+        }
     }
 }

@@ -3,16 +3,43 @@
 //! `serde_json` gives a meaning of its own to an object with a certain member, by which it passes raw text through. A row is not
 //! written for it, and must be read as what it says. Binary data in a row are an object that is one value, as RethinkDB writes it.
 
+mod merge;
+pub(crate) mod scanner;
+
+use std::cell::RefCell;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, json};
+
+pub use self::merge::merged;
 
 /// Reads one JSON value.
 pub fn read(text: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(text).map(|Plain(value)| value)
+}
+
+thread_local! {
+    /// Texts are written here, and grow only once.
+    static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a thread keeps of the room for texts.
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// The text of `value`, without blanks.
+pub fn text(value: &Value) -> Bytes {
+    let mut written = WRITTEN.take();
+    // Into memory, and the names of members are texts.
+    serde_json::to_writer(&mut written, value).unwrap_or_else(|error| panic!("a JSON value has no text: {error}"));
+    let text = Bytes::copy_from_slice(&written);
+    written.clear();
+    written.shrink_to(KEPT_BYTES);
+    WRITTEN.set(written);
+    text
 }
 
 /// The bytes that `value` stands for; `None` where it is something else.

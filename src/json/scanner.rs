@@ -3,9 +3,9 @@
 
 /// A part of a text that is shorter than 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) start: u32,
-    pub(super) end: u32,
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
 }
 
 impl Span {
@@ -14,14 +14,14 @@ impl Span {
         Self { start: at(start), end: at(end) }
     }
 
-    pub(super) fn of(self, text: &[u8]) -> &[u8] {
+    pub(crate) fn of(self, text: &[u8]) -> &[u8] {
         &text[self.start as usize..self.end as usize]
     }
 }
 
 /// A value as it stands in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Raw {
+pub(crate) enum Raw {
     Null,
     Bool(bool),
     Number(Span),
@@ -34,36 +34,36 @@ pub(super) enum Raw {
 
 /// What stands between two quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quoted {
-    pub(super) span: Span,
-    pub(super) is_escaped: bool,
+pub(crate) struct Quoted {
+    pub(crate) span: Span,
+    pub(crate) is_escaped: bool,
 }
 
 /// The place that has been reached. Every step is `None` where the text is not JSON.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scanner<'t> {
+pub(crate) struct Scanner<'t> {
     text: &'t [u8],
     at: usize,
 }
 
 impl<'t> Scanner<'t> {
     /// At the start of `text`; `None` where it is 4 GiB or more.
-    pub(super) fn new(text: &'t [u8]) -> Option<Self> {
+    pub(crate) fn new(text: &'t [u8]) -> Option<Self> {
         u32::try_from(text.len()).ok()?;
         Some(Self { text, at: 0 })
     }
 
-    pub(super) fn at(&self) -> u32 {
+    pub(crate) fn at(&self) -> u32 {
         Span::new(self.at, self.at).end
     }
 
-    pub(super) fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.at == self.text.len()
     }
 
     /// The next byte that is no blank.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.get(self.at)?;
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -75,18 +75,18 @@ impl<'t> Scanner<'t> {
 
     /// Past `byte`, which must come next.
     #[inline]
-    pub(super) fn take(&mut self, byte: u8) -> Option<()> {
+    pub(crate) fn take(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
     /// Past blanks.
-    pub(super) fn blanks(&mut self) {
+    pub(crate) fn blanks(&mut self) {
         let _ = self.peek();
     }
 
     /// Past a text and its quotes.
     #[inline]
-    pub(super) fn quoted(&mut self) -> Option<Quoted> {
+    pub(crate) fn quoted(&mut self) -> Option<Quoted> {
         self.take(b'"')?;
         let start = self.at;
         let mut is_escaped = false;
@@ -106,7 +106,7 @@ impl<'t> Scanner<'t> {
 
     /// Past a value of any kind.
     #[inline]
-    pub(super) fn value(&mut self) -> Option<Raw> {
+    pub(crate) fn value(&mut self) -> Option<Raw> {
         match self.peek()? {
             b'"' => self.quoted().map(Raw::Text),
             b'{' => self.container().map(Raw::Object),
@@ -151,6 +151,74 @@ impl<'t> Scanner<'t> {
     }
 }
 
+/// A member of an object as it stands in the text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'t> {
+    /// Without its quotes.
+    pub(crate) name: &'t [u8],
+    /// It stands for something else than it says.
+    pub(crate) is_name_escaped: bool,
+    pub(crate) value: &'t [u8],
+}
+
+/// The text is not that of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotAnObject;
+
+/// The members of an object in the order of its text. Nothing follows an error.
+#[derive(Clone, Debug)]
+pub(crate) struct Members<'t> {
+    scanner: Scanner<'t>,
+    is_first: bool,
+    is_over: bool,
+}
+
+impl<'t> Members<'t> {
+    /// The members of the object that `text` is, and nothing else.
+    pub(crate) fn of(text: &'t [u8]) -> Result<Self, NotAnObject> {
+        let mut scanner = Scanner::new(text).ok_or(NotAnObject)?;
+        scanner.take(b'{').ok_or(NotAnObject)?;
+        Ok(Self { scanner, is_first: true, is_over: false })
+    }
+
+    /// `None` where the text is not JSON, and `Some(None)` at its end.
+    fn step(&mut self) -> Option<Option<Member<'t>>> {
+        if self.scanner.peek()? == b'}' {
+            self.scanner.take(b'}')?;
+            self.scanner.blanks();
+            return self.scanner.is_at_end().then_some(None);
+        }
+        if !self.is_first {
+            self.scanner.take(b',')?;
+        }
+        self.is_first = false;
+        let name = self.scanner.quoted()?;
+        self.scanner.take(b':')?;
+        self.scanner.blanks();
+        let start = self.scanner.at;
+        self.scanner.value()?;
+        let text = self.scanner.text;
+        Some(Some(Member {
+            name: name.span.of(text),
+            is_name_escaped: name.is_escaped,
+            value: &text[start..self.scanner.at],
+        }))
+    }
+}
+
+impl<'t> Iterator for Members<'t> {
+    type Item = Result<Member<'t>, NotAnObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let step = self.step();
+        self.is_over = !matches!(step, Some(Some(_)));
+        step.ok_or(NotAnObject).transpose()
+    }
+}
+
 /// Where the first quote or backslash is. Eight bytes are looked at together: most texts are short, but not that short.
 #[inline]
 fn special(text: &[u8]) -> Option<usize> {
@@ -172,7 +240,7 @@ fn special(text: &[u8]) -> Option<usize> {
 }
 
 /// The bytes that the text between two quotes stands for; `None` among them where it is not JSON.
-pub(super) fn unescape(quoted: &str) -> impl Iterator<Item = Option<char>> {
+pub(crate) fn unescape(quoted: &str) -> impl Iterator<Item = Option<char>> {
     let mut characters = quoted.chars();
     std::iter::from_fn(move || match characters.next()? {
         '\\' => Some(escape(&mut characters)),
@@ -226,6 +294,27 @@ mod tests {
         for broken in ["", "nul", "\"a", "\"a\\", "\"\\\"", "[", "{\"a", "]", "+", "[[[", "{\"\\"] {
             assert_eq!(Scanner::new(broken.as_bytes()).expect("short").value(), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn the_members_of_an_object_are_what_stands_there() {
+        let members = |text: &str| -> Result<Vec<(String, bool, String)>, NotAnObject> {
+            let owned = |text: &[u8]| String::from_utf8(text.to_vec()).expect("text");
+            let members = Members::of(text.as_bytes())?;
+            members.map(|member| member.map(|of| (owned(of.name), of.is_name_escaped, owned(of.value)))).collect()
+        };
+        let member = |name: &str, value: &str| (name.to_owned(), name.contains('\\'), value.to_owned());
+        assert_eq!(members("{}"), Ok(Vec::new()));
+        let text = r#" { "a" : [1, {"b": "}"}] ,"c\n":"\"", "":-1.50e3}"#;
+        let expected = [member("a", r#"[1, {"b": "}"}]"#), member(r"c\n", r#""\"""#), member("", "-1.50e3")];
+        assert_eq!(members(text), Ok(expected.to_vec()));
+        let broken = ["", "[]", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1,}"#, r#"{"a":1 "b":2}"#, "{}x", r#"{"a":1}}"#];
+        for broken in broken {
+            assert_eq!(members(broken), Err(NotAnObject), "{broken}");
+        }
+        let mut broken = Members::of(br#"{"a":1,"#).expect("it begins well");
+        assert!(broken.next().is_some_and(|member| member.is_ok()));
+        assert!(broken.next().is_some_and(|member| member.is_err()) && broken.next().is_none());
     }
 
     #[test]
