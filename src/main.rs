@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use starfeed::cli::{Cli, ExitWith};
 
+// Most of what is allocated for a write is freed by another thread than the one that allocated it.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
