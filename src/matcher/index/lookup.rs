@@ -1,5 +1,7 @@
 //! From a change to the filters that match it.
 
+use std::hint::black_box;
+
 use super::signature::Signature;
 use super::{FilterId, Matcher, Posting, equal_place, holds_place};
 use crate::change::Document;
@@ -116,6 +118,8 @@ impl Matcher {
     }
 
     fn ask(&self, hits: &[Hit], rows: Rows<'_>, found: &mut Vec<Match>) {
+        // Of very many filters hardly any code is in the caches. A processor waits for all of them together no longer than for one.
+        black_box(hits.iter().fold(0, |all, hit| all ^ self.codes[hit.filter as usize].bytes().len()));
         for hit in hits {
             let code = &self.codes[hit.filter as usize];
             let is_true_of = |row: Option<Row<'_>>| row.is_some_and(|row| code.is_true_of(&row));
@@ -156,6 +160,10 @@ impl Matcher {
         hits: &mut Hits,
         todo: &mut Vec<u32>,
     ) {
+        let is_equal = |(field, _): &(&FieldId, &u64)| self.fields[**field as usize].equal > 0;
+        let buckets = row.present.iter().zip(keys).filter(is_equal).map(|(_, key)| self.equal.find(*key));
+        // Asked for together, as above.
+        black_box(buckets.fold(0, |all, postings| all ^ postings.last().map_or(0, |last| last.filter())));
         for (&field, &key) in row.present.iter().zip(keys) {
             let index = &self.fields[field as usize];
             if index.equal | index.holds | index.numbers.len | index.texts.len == 0 {
