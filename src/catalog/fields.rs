@@ -88,6 +88,9 @@ pub(super) fn read_name(document: &Document, name: &'static str) -> Result<Shown
         if member.name == name.as_bytes() {
             found = Some(member.value);
         }
+        if found.is_some() || member.is_behind(name) {
+            break;
+        }
     }
     let mut problems = Problems::default();
     let value = match found.map(serde_json::from_slice::<String>) {

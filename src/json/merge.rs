@@ -2,15 +2,16 @@
 
 use std::cmp::Ordering;
 
+use bytes::Bytes;
+
 use super::scanner::{Member, Members, NotAnObject};
 
 /// The text of the object `current` with the members of `patch` written over it: objects are merged deeply, everything else is
 /// replaced. `None` where the members of either cannot be compared as they stand: they have to be in order, each once, under names
 /// without escapes.
-pub fn merged(current: &[u8], patch: &[u8]) -> Option<Vec<u8>> {
-    let mut text = Vec::with_capacity(current.len() + patch.len());
-    write_merged(current, patch, &mut text).ok()?;
-    Some(text)
+pub fn merged(current: &[u8], patch: &[u8]) -> Option<Bytes> {
+    let (text, result) = super::written(|text| write_merged(current, patch, text));
+    result.ok().map(|()| text)
 }
 
 /// The members of an object cannot be compared with others as they stand.
@@ -68,7 +69,7 @@ fn write_merged(current: &[u8], patch: &[u8], text: &mut Vec<u8>) -> Result<(), 
         text.extend_from_slice(member.name);
         text.extend_from_slice(b"\":");
         match (old, new) {
-            (Some(old), Some(new)) if has_members_of_its_own(old.value)? && has_members_of_its_own(new.value)? => {
+            (Some(old), Some(new)) if old.value != new.value && are_merged(old.value, new.value)? => {
                 write_merged(old.value, new.value, text)?;
             }
             _ => text.extend_from_slice(member.value),
@@ -76,6 +77,11 @@ fn write_merged(current: &[u8], patch: &[u8], text: &mut Vec<u8>) -> Result<(), 
     }
     text.push(b'}');
     Ok(())
+}
+
+/// Whether both are objects, and neither is a value of another kind.
+fn are_merged(old: &[u8], new: &[u8]) -> Result<bool, NotInOrder> {
+    Ok(has_members_of_its_own(old)? && has_members_of_its_own(new)?)
 }
 
 /// RethinkDB writes times and binary data as objects that are one value, never to be merged member by member.

@@ -32,14 +32,22 @@ const KEPT_BYTES: usize = 16 * 1024;
 
 /// The text of `value`, without blanks.
 pub fn text(value: &Value) -> Bytes {
-    let mut written = WRITTEN.take();
     // Into memory, and the names of members are texts.
-    serde_json::to_writer(&mut written, value).unwrap_or_else(|error| panic!("a JSON value has no text: {error}"));
+    written(|text| {
+        serde_json::to_writer(text, value).unwrap_or_else(|error| panic!("a JSON value has no text: {error}"))
+    })
+    .0
+}
+
+/// What `write` puts into an empty text, in as much memory as it needs, and what it returns.
+fn written<T>(write: impl FnOnce(&mut Vec<u8>) -> T) -> (Bytes, T) {
+    let mut written = WRITTEN.take();
+    let result = write(&mut written);
     let text = Bytes::copy_from_slice(&written);
     written.clear();
     written.shrink_to(KEPT_BYTES);
     WRITTEN.set(written);
-    text
+    (text, result)
 }
 
 /// The bytes that `value` stands for; `None` where it is something else.

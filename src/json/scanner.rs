@@ -161,6 +161,13 @@ pub(crate) struct Member<'t> {
     pub(crate) value: &'t [u8],
 }
 
+impl Member<'_> {
+    /// Whether no member of this `name` follows, if the members are in order.
+    pub(crate) fn is_behind(&self, name: &str) -> bool {
+        !self.is_name_escaped && self.name > name.as_bytes()
+    }
+}
+
 /// The text is not that of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotAnObject;
@@ -312,6 +319,10 @@ mod tests {
         for broken in broken {
             assert_eq!(members(broken), Err(NotAnObject), "{broken}");
         }
+        let behind = |text: &'static str, name| {
+            Members::of(text.as_bytes()).expect("an object").all(|of| of.is_ok_and(|of| of.is_behind(name)))
+        };
+        assert!(behind(r#"{"b":1}"#, "a") && !behind(r#"{"a":1}"#, "a") && !behind(r#"{"a\"z":1}"#, "aAb"));
         let mut broken = Members::of(br#"{"a":1,"#).expect("it begins well");
         assert!(broken.next().is_some_and(|member| member.is_ok()));
         assert!(broken.next().is_some_and(|member| member.is_err()) && broken.next().is_none());

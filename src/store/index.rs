@@ -90,15 +90,23 @@ pub(super) fn rebuild(transaction: &WriteTransaction, number: u32, indexes: &[In
 struct Held<'d>(Vec<Member<'d>>);
 
 impl<'d> Held<'d> {
-    /// None where the document cannot be read, which only a damaged or foreign store has.
+    /// None where the document cannot be read, which only a damaged or foreign store has. What is behind them is not looked at.
     fn of(document: &'d Document, indexes: &[IndexRecord]) -> Self {
-        let is_held = |member: &Member<'_>| {
-            indexes.iter().flat_map(|index| &index.members).any(|held| held.as_bytes() == member.name)
+        let names = || indexes.iter().flat_map(|index| &index.members);
+        let read = || {
+            let mut held = Vec::new();
+            for member in Members::of(document.as_bytes())? {
+                let member = member?;
+                if names().all(|name| member.is_behind(name)) {
+                    break;
+                }
+                if names().any(|name| name.as_bytes() == member.name) {
+                    held.push(member);
+                }
+            }
+            Ok::<_, NotAnObject>(held)
         };
-        let read = |text: &'d [u8]| -> Result<Vec<Member<'d>>, NotAnObject> {
-            Members::of(text)?.filter(|member| member.as_ref().map_or(true, is_held)).collect()
-        };
-        Self(read(document.as_bytes()).unwrap_or_default())
+        Self(read().unwrap_or_default())
     }
 
     fn text(&self, member: &str) -> Option<&'d [u8]> {
