@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::StorageBackend;
-use redb::backends::InMemoryBackend;
 
 use super::StoreError;
+use super::memory::Memory;
 
 /// Where the bytes of a store are kept. It can be opened again after a fault, so that the store recovers without a restart.
 pub trait Disk: fmt::Debug + Send + Sync {
@@ -200,7 +200,7 @@ pub struct MemoryDisk;
 
 impl Disk for MemoryDisk {
     fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(InMemoryBackend::new()))
+        Ok(Box::new(Memory::default()))
     }
 
     fn is_lasting(&self) -> bool {

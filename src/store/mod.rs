@@ -11,6 +11,7 @@ mod durability;
 mod index;
 mod journal;
 mod layout;
+mod memory;
 mod mutation;
 mod overlay;
 mod query;

@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
 
+use super::memory::parts;
+
 const PAGE: u64 = 4096;
 
 /// Shows `backend` with all that is written to it, and writes nothing there. Nothing of it lasts, so nothing may be committed to it.
@@ -50,19 +52,6 @@ impl Overlay {
     }
 }
 
-/// The parts of `bytes` bytes at `offset` that lie in one page each: the page, and the places in it and in the whole.
-fn parts(offset: u64, bytes: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let at = offset + done as u64;
-        let in_page = (at % PAGE) as usize;
-        let part = (PAGE as usize - in_page).min(bytes - done);
-        let whole = done..done + part;
-        done += part;
-        (part > 0).then(|| (at / PAGE, in_page..in_page + part, whole))
-    })
-}
-
 impl StorageBackend for Overlay {
     fn len(&self) -> io::Result<u64> {
         Ok(self.lock().len)
@@ -73,7 +62,7 @@ impl StorageBackend for Overlay {
         if offset.saturating_add(out.len() as u64) > state.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        for (page, in_page, whole) in parts(offset, out.len()) {
+        for (page, in_page, whole) in parts::<PAGE>(offset, out.len()) {
             match state.pages.get(&page) {
                 Some(bytes) => out[whole].copy_from_slice(&bytes[in_page]),
                 None => out[whole].copy_from_slice(&self.page(state.shown, page)?[in_page]),
@@ -101,7 +90,7 @@ impl StorageBackend for Overlay {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
-        for (page, in_page, whole) in parts(offset, data.len()) {
+        for (page, in_page, whole) in parts::<PAGE>(offset, data.len()) {
             let mut bytes = match state.pages.remove(&page) {
                 Some(bytes) => bytes,
                 None => self.page(state.shown, page)?,
