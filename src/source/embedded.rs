@@ -6,11 +6,11 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use serde_json::Value;
 
-use super::{Changes, Source, SourceError, Written};
+use super::{Changes, Source, SourceError, Written, WrittenGroup};
 use crate::catalog::stored_table;
 use crate::change::Table;
 use crate::feed::Feeds;
-use crate::store::{Index, Query, QueryResult, Store, StoreError, Submitted, Unit, WriteHandle, read};
+use crate::store::{Index, Query, QueryResult, Store, StoreError, SubmittedGroup, Unit, UnitResult, WriteHandle, read};
 use crate::task;
 
 /// The embedded store as its own source.
@@ -28,21 +28,27 @@ impl Embedded {
     }
 }
 
-fn written(submitted: Result<Submitted, StoreError>) -> BoxFuture<'static, Written> {
-    let written = |result: Result<_, StoreError>| Written { result: result.map_err(SourceError::from), visible: None };
-    match submitted {
-        Ok(result) => async move { written(result.await.unwrap_or(Err(StoreError::Stopped))) }.boxed(),
-        Err(error) => ready(written(Err(error))).boxed(),
-    }
+fn written(result: Result<UnitResult, StoreError>) -> Written {
+    Written { result: result.map_err(SourceError::from), visible: None }
 }
 
 impl Source for Embedded {
     fn write(&self, unit: Unit) -> BoxFuture<'static, Written> {
-        written(self.writer.submit(unit))
+        match self.writer.submit(unit) {
+            Ok(result) => async move { written(result.await.unwrap_or(Err(StoreError::Stopped))) }.boxed(),
+            Err(error) => ready(written(Err(error))).boxed(),
+        }
     }
 
-    fn write_all(&self, units: Vec<Unit>) -> Vec<BoxFuture<'static, Written>> {
-        self.writer.submit_all(units).into_iter().map(written).collect()
+    fn write_all(&self, units: Vec<Unit>) -> Vec<WrittenGroup> {
+        let group = |SubmittedGroup { units, results }| {
+            let results = async move {
+                let results = results.await.unwrap_or_else(|_| vec![Err(StoreError::Stopped); units]);
+                results.into_iter().map(written).collect()
+            };
+            WrittenGroup { units, results: results.boxed() }
+        };
+        self.writer.submit_all(units).into_iter().map(group).collect()
     }
 
     fn query(&self, query: Query, bytes_max: usize) -> BoxFuture<'static, Result<QueryResult, SourceError>> {

@@ -10,6 +10,7 @@ pub mod rethinkdb;
 
 use std::fmt;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
@@ -64,6 +65,20 @@ pub struct Written {
     pub visible: Option<BoxFuture<'static, ()>>,
 }
 
+/// Writes whose results come together.
+pub struct WrittenGroup {
+    /// How many.
+    pub units: usize,
+    /// What became of each, in order.
+    pub results: BoxFuture<'static, Vec<Written>>,
+}
+
+impl fmt::Debug for WrittenGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WrittenGroup({} units)", self.units)
+    }
+}
+
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Written").field("result", &self.result).finish_non_exhaustive()
@@ -76,8 +91,9 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn write(&self, unit: Unit) -> BoxFuture<'static, Written>;
 
     /// The same for each of `units`, in this order; where the source can, together.
-    fn write_all(&self, units: Vec<Unit>) -> Vec<BoxFuture<'static, Written>> {
-        units.into_iter().map(|unit| self.write(unit)).collect()
+    fn write_all(&self, units: Vec<Unit>) -> Vec<WrittenGroup> {
+        let alone = |unit| WrittenGroup { units: 1, results: self.write(unit).map(|written| vec![written]).boxed() };
+        units.into_iter().map(alone).collect()
     }
 
     /// Reads what a command asks for, at most `bytes_max` of rows.

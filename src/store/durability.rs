@@ -13,6 +13,9 @@ use crate::planted::PlantedBug;
 /// Commits in memory after which redb's own records of them are settled; each one in between leaves some bytes there.
 const UNSETTLED_MAX: u32 = 1024;
 
+/// The same where nothing is written to a disk then: often, and so each time for a short while.
+const UNSETTLED_IN_MEMORY_MAX: u32 = 64;
+
 /// A transaction whose commit is durable.
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
     let mut transaction = database.begin_write()?;
@@ -58,9 +61,8 @@ impl Lasting {
         transaction: WriteTransaction,
         record: Record,
     ) -> Result<(), StoreError> {
-        let settles = *unsettled >= UNSETTLED_MAX;
         match self {
-            Self::InMemory if settles => commit_settled(unsettled, transaction),
+            Self::InMemory if *unsettled >= UNSETTLED_IN_MEMORY_MAX => commit_settled(unsettled, transaction),
             Self::InMemory => commit_in_memory(unsettled, transaction),
             Self::EachCommit => commit_durable(unsettled, transaction),
             Self::Journal(_) if opened.is_full => Err(StoreError::DiskFull),
@@ -68,7 +70,7 @@ impl Lasting {
                 if PlantedBug::CheckpointForgetsJournal.is_planted() && !journal.takes(&record) {
                     journal.forget();
                 }
-                if settles || !journal.takes(&record) {
+                if *unsettled >= UNSETTLED_MAX || !journal.takes(&record) {
                     checkpoint(journal, unsettled, transaction)?;
                 } else {
                     commit_in_memory(unsettled, transaction)?;

@@ -35,7 +35,7 @@ use recovery::Opened;
 pub use row_block::{BlockRow, RowBlock, RowBlockBuilder};
 pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
 use tables::Tables;
-pub use writer::{CommitObserver, Submitted, WriteHandle, Writer, WriterLimits, WriterStatus};
+pub use writer::{CommitObserver, Submitted, SubmittedGroup, WriteHandle, Writer, WriterLimits, WriterStatus};
 
 use crate::change::{Change, Epoch, Position, Seq, Table, Timestamp};
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,11 +33,71 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 struct Job {
     unit: Unit,
     size: usize,
-    reply: oneshot::Sender<Result<UnitResult, StoreError>>,
+    reply: Reply,
+}
+
+/// Whoever waits for the result of a unit.
+enum Reply {
+    Alone(oneshot::Sender<Result<UnitResult, StoreError>>),
+    /// It has this place in a group.
+    InGroup(Arc<Group>, usize),
+}
+
+impl Reply {
+    fn send(self, result: Result<UnitResult, StoreError>) {
+        match self {
+            // A receiver that is gone is a client that left: its write stands all the same.
+            Self::Alone(sender) => drop(sender.send(result)),
+            Self::InGroup(group, at) => group.put(at, result),
+        }
+    }
+}
+
+/// Units whose results are told together: to wake somebody for each costs more than to write it.
+struct Group {
+    state: Mutex<GroupState>,
+}
+
+struct GroupState {
+    results: Vec<Option<Result<UnitResult, StoreError>>>,
+    left: usize,
+    told: Option<oneshot::Sender<Vec<Result<UnitResult, StoreError>>>>,
+}
+
+impl Group {
+    fn new(units: usize) -> (Arc<Self>, SubmittedGroup) {
+        let (told, results) = oneshot::channel();
+        let state = GroupState { results: vec![None; units], left: units, told: Some(told) };
+        (Arc::new(Self { state: Mutex::new(state) }), SubmittedGroup { units, results })
+    }
+
+    fn put(&self, at: usize, result: Result<UnitResult, StoreError>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.results[at] = Some(result);
+        state.left -= 1;
+        if state.left == 0
+            && let Some(told) = state.told.take()
+        {
+            // As above, nobody may be waiting.
+            let _ = told.send(state.results.drain(..).flatten().collect());
+        }
+    }
 }
 
 /// Resolves when a unit is on disk, or refused.
 pub type Submitted = oneshot::Receiver<Result<UnitResult, StoreError>>;
+
+/// Units that were handed in together.
+#[derive(Debug)]
+pub struct SubmittedGroup {
+    /// How many.
+    pub units: usize,
+    /// Resolves to their results, in order, when each of them is on disk, or refused.
+    pub results: oneshot::Receiver<Vec<Result<UnitResult, StoreError>>>,
+}
+
+/// Whoever hands in more at once gets the results of so many together.
+const GROUP_UNITS_MAX: usize = 64;
 
 /// Hands units to the writer; clones hand to the same one.
 #[derive(Clone, Debug)]
@@ -63,26 +123,35 @@ pub struct WriterStatus {
 impl WriteHandle {
     /// Puts `unit` behind everything handed in before; the receiver resolves when it is on disk, or refused.
     pub fn submit(&self, unit: Unit) -> Result<Submitted, StoreError> {
-        let (job, submitted) = self.job(unit)?;
-        self.jobs.send(vec![job]).map_err(|_| StoreError::Stopped)?;
+        let size = self.admitted(&unit)?;
+        let (reply, submitted) = oneshot::channel();
+        self.jobs.send(vec![Job { unit, size, reply: Reply::Alone(reply) }]).map_err(|_| StoreError::Stopped)?;
         Ok(submitted)
     }
 
-    /// The same for each of `units`, all at once: the writer does not begin with the first before it has the last.
-    pub fn submit_all(&self, units: Vec<Unit>) -> Vec<Result<Submitted, StoreError>> {
+    /// The same for each of `units`, all at once: the writer does not begin with the first before it has the last. A group of them
+    /// whose receiver says that nothing comes was handed to a writer that is gone.
+    pub fn submit_all(&self, units: Vec<Unit>) -> Vec<SubmittedGroup> {
         let mut jobs = Vec::with_capacity(units.len());
-        let submitted = units.into_iter().map(|unit| {
-            let (job, submitted) = self.job(unit)?;
-            jobs.push(job);
-            Ok(submitted)
-        });
-        let submitted = submitted.collect();
+        let mut groups = Vec::with_capacity(units.len().div_ceil(GROUP_UNITS_MAX));
+        let mut units = units.into_iter();
+        while units.len() > 0 {
+            let (group, submitted) = Group::new(units.len().min(GROUP_UNITS_MAX));
+            for (at, unit) in units.by_ref().take(GROUP_UNITS_MAX).enumerate() {
+                match self.admitted(&unit) {
+                    Ok(size) => jobs.push(Job { unit, size, reply: Reply::InGroup(Arc::clone(&group), at) }),
+                    Err(error) => group.put(at, Err(error)),
+                }
+            }
+            groups.push(submitted);
+        }
         // Where the writer is gone, so are the replies, and the receivers tell.
         let _ = self.jobs.send(jobs);
-        submitted
+        groups
     }
 
-    fn job(&self, unit: Unit) -> Result<(Job, Submitted), StoreError> {
+    /// The size of `unit`, if the queue has room for it.
+    fn admitted(&self, unit: &Unit) -> Result<usize, StoreError> {
         let size = size_of::<Job>() + unit.iter().map(super::Mutation::size).sum::<usize>();
         let queued = self.status.queued_bytes.fetch_add(size, Ordering::Relaxed);
         // A unit larger than the whole queue may pass when nothing else waits.
@@ -90,8 +159,7 @@ impl WriteHandle {
             self.status.queued_bytes.fetch_sub(size, Ordering::Relaxed);
             return Err(StoreError::Overloaded);
         }
-        let (reply, receiver) = oneshot::channel();
-        Ok((Job { unit, size, reply }, receiver))
+        Ok(size)
     }
 
     /// What the writer is doing; it goes on without this handle.
@@ -202,8 +270,8 @@ impl<O: CommitObserver> WriterLoop<O> {
 
     /// Commits as much of what waits as goes into one commit.
     fn commit_next(&mut self) {
-        let mut units = Vec::new();
-        let mut replies = Vec::new();
+        let (mut units, mut replies) =
+            (Vec::with_capacity(self.received.len()), Vec::with_capacity(self.received.len()));
         let mut bytes = 0;
         while let Some(job) = self.next_job() {
             bytes += job.size;
@@ -224,25 +292,24 @@ impl<O: CommitObserver> WriterLoop<O> {
         self.received.pop_front()
     }
 
-    fn commit(&mut self, units: Vec<Unit>, replies: Vec<oneshot::Sender<Result<UnitResult, StoreError>>>) {
+    fn commit(&mut self, units: Vec<Unit>, replies: Vec<Reply>) {
         let result = if self.full_until.is_some_and(|until| Instant::now() < until) {
             Err(StoreError::DiskFull)
         } else {
             self.store.commit(self.clock.now(), &units)
         };
-        // A receiver that is gone is a client that left: its write stands all the same.
         match result {
             Ok(committed) => {
                 self.succeeded();
                 self.publish(committed.changes, committed.upto);
                 for (reply, result) in replies.into_iter().zip(committed.results) {
-                    let _ = reply.send(Ok(result));
+                    reply.send(Ok(result));
                 }
             }
             Err(error) => {
                 let error = self.failed(error);
                 for reply in replies {
-                    let _ = reply.send(Err(error.clone()));
+                    reply.send(Err(error.clone()));
                 }
             }
         }

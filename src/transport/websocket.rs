@@ -27,7 +27,7 @@ use crate::crawler::Crawler;
 use crate::feed::{Outbox, Waiting};
 use crate::proto;
 use crate::session::{AskTicket, Read, ReadResult, Session, SessionContext, Watch, Work, WriteTicket};
-use crate::source::{Changes, Source, Written};
+use crate::source::{Changes, Source, Written, WrittenGroup};
 use crate::store::Store;
 use crate::subscription::Principal;
 use crate::task;
@@ -85,7 +85,7 @@ struct Connection {
 }
 
 enum Done {
-    Written(WriteTicket, Written),
+    Written(Vec<WriteTicket>, Vec<Written>),
     Visible(WriteTicket),
     Read(ReadResult),
     Asked(AskTicket, Result<Option<Box<proto::response::Body>>, String>),
@@ -213,9 +213,10 @@ impl Connection {
             return;
         }
         self.unanswered += units.len();
-        let written = self.context.source.write_all(units);
-        for (ticket, written) in tickets.into_iter().zip(written) {
-            self.running.push(Box::pin(async move { Done::Written(ticket, written.await) }));
+        let mut tickets = tickets.into_iter();
+        for WrittenGroup { units, results } in self.context.source.write_all(units) {
+            let tickets: Vec<WriteTicket> = tickets.by_ref().take(units).collect();
+            self.running.push(Box::pin(async move { Done::Written(tickets, results.await) }));
         }
     }
 
@@ -245,17 +246,23 @@ impl Connection {
     }
 
     fn finish(&mut self, done: Done) {
-        self.unanswered -= usize::from(!matches!(done, Done::Visible(_) | Done::Changed(_)));
+        self.unanswered -= match &done {
+            Done::Written(tickets, _) => tickets.len(),
+            Done::Visible(_) | Done::Changed(_) => 0,
+            Done::Read(_) | Done::Asked(..) => 1,
+        };
         match done {
-            Done::Written(ticket, Written { result, visible }) => {
-                if let Some(visible) = visible {
-                    self.conversation.tell(|session| session.expect_visible(ticket));
-                    self.running.push(Box::pin(async move {
-                        visible.await;
-                        Done::Visible(ticket)
-                    }));
+            Done::Written(tickets, results) => {
+                for (ticket, Written { result, visible }) in tickets.into_iter().zip(results) {
+                    if let Some(visible) = visible {
+                        self.conversation.tell(|session| session.expect_visible(ticket));
+                        self.running.push(Box::pin(async move {
+                            visible.await;
+                            Done::Visible(ticket)
+                        }));
+                    }
+                    self.conversation.tell(|session| session.written(ticket, result));
                 }
-                self.conversation.tell(|session| session.written(ticket, result));
             }
             Done::Visible(ticket) => self.conversation.tell(|session| session.visible(ticket)),
             Done::Read(result) => self.conversation.tell(|session| session.read(result)),

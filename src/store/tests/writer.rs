@@ -172,6 +172,41 @@ fn too_much_that_waits_is_refused_until_there_is_room() {
 }
 
 #[test]
+fn what_is_handed_in_at_once_gets_its_results_in_groups_and_in_order() {
+    let held = Held::start(WriterLimits { commit_bytes: 4_000, queue_bytes: 40_000 });
+    let units = 150;
+    let unit = |at: usize| match at {
+        3 | 149 => vec![update(policies(), "nobody", value(1))],
+        100 => vec![put(policies(), "large", document(&format!(r#"{{"pad":"{}"}}"#, "x".repeat(100_000))))],
+        _ => put_key(&at.to_string()),
+    };
+    let groups = held.handle.submit_all((0..units).map(unit).collect());
+    assert_eq!(groups.iter().map(|group| group.units).collect::<Vec<_>>(), [64, 64, 22]);
+    // Its results do not come before the last of them is there.
+    let mut groups = groups.into_iter();
+    let SubmittedGroup { mut results, .. } = groups.next().expect("three groups");
+    let mut committed = held.hold_commit();
+    assert!((1..64).contains(&committed.len()), "a group is larger than a commit here");
+    assert!(matches!(results.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    held.go_on.send(()).expect("the writer waits");
+    while committed.len() < units - 3 {
+        committed.extend(held.next_commit());
+    }
+    let results: Vec<_> = [results].into_iter().chain(groups.map(|group| group.results)).flat_map(wait).collect();
+    assert_eq!(results.len(), units);
+    for (at, result) in results.into_iter().enumerate() {
+        match at {
+            3 | 149 => assert_eq!(result.expect("the disk works"), Err("nobody is missing".to_owned())),
+            100 => assert!(matches!(result, Err(StoreError::Overloaded)), "it is larger than the queue"),
+            _ => assert_eq!(result.expect("the disk works"), Ok(vec![Outcome::Added]), "{at}"),
+        }
+    }
+    assert!(held.handle.submit_all(Vec::new()).is_empty());
+    assert_eq!(held.handle.status().queued_bytes.load(Ordering::Relaxed), 0);
+    held.end();
+}
+
+#[test]
 fn units_that_do_nothing_count_against_the_queue_too() {
     let held = Held::start(WriterLimits { queue_bytes: 2_000, ..LIMITS });
     let _first = held.handle.submit(put_key("first")).expect("room");
