@@ -8,7 +8,7 @@ use super::scanner::{Member, Members, NotAnObject};
 
 /// The text of the object `current` with the members of `patch` written over it: objects are merged deeply, everything else is
 /// replaced. `None` where the members of either cannot be compared as they stand: they have to be in order, each once, under names
-/// without escapes.
+/// without escapes. What is only in one of them, or the same in both, is taken as it is, and not looked into.
 pub fn merged(current: &[u8], patch: &[u8]) -> Option<Bytes> {
     let (text, result) = super::written(|text| write_merged(current, patch, text));
     result.ok().map(|()| text)

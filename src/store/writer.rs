@@ -96,6 +96,26 @@ pub struct SubmittedGroup {
     pub results: oneshot::Receiver<Vec<Result<UnitResult, StoreError>>>,
 }
 
+impl SubmittedGroup {
+    /// One unit, which nobody takes.
+    fn refused(error: StoreError) -> Self {
+        let (group, refused) = Group::new(1);
+        group.put(0, Err(error));
+        refused
+    }
+}
+
+/// Makes `units` with their sizes a group, if there are any, whose `jobs` follow those before them.
+fn grouped(units: &mut Vec<(Unit, usize)>, jobs: &mut Vec<Job>) -> Option<SubmittedGroup> {
+    if units.is_empty() {
+        return None;
+    }
+    let (group, submitted) = Group::new(units.len());
+    let job = |(at, (unit, size))| Job { unit, size, reply: Reply::InGroup(Arc::clone(&group), at) };
+    jobs.extend(units.drain(..).enumerate().map(job));
+    Some(submitted)
+}
+
 /// Whoever hands in more at once gets the results of so many together.
 const GROUP_UNITS_MAX: usize = 64;
 
@@ -129,22 +149,25 @@ impl WriteHandle {
         Ok(submitted)
     }
 
-    /// The same for each of `units`, all at once: the writer does not begin with the first before it has the last. A group of them
-    /// whose receiver says that nothing comes was handed to a writer that is gone.
+    /// The same for each of `units`, all at once: the writer does not begin with the first before it has the last. Where a receiver
+    /// says that nothing comes, the writer is gone, and nobody knows what became of the group.
     pub fn submit_all(&self, units: Vec<Unit>) -> Vec<SubmittedGroup> {
-        let mut jobs = Vec::with_capacity(units.len());
-        let mut groups = Vec::with_capacity(units.len().div_ceil(GROUP_UNITS_MAX));
-        let mut units = units.into_iter();
-        while units.len() > 0 {
-            let (group, submitted) = Group::new(units.len().min(GROUP_UNITS_MAX));
-            for (at, unit) in units.by_ref().take(GROUP_UNITS_MAX).enumerate() {
-                match self.admitted(&unit) {
-                    Ok(size) => jobs.push(Job { unit, size, reply: Reply::InGroup(Arc::clone(&group), at) }),
-                    Err(error) => group.put(at, Err(error)),
+        let (mut jobs, mut groups) = (Vec::with_capacity(units.len()), Vec::new());
+        let mut together = Vec::new();
+        for unit in units {
+            match self.admitted(&unit) {
+                Ok(size) => together.push((unit, size)),
+                // It is refused already, and waits for no other.
+                Err(error) => {
+                    groups.extend(grouped(&mut together, &mut jobs));
+                    groups.push(SubmittedGroup::refused(error));
                 }
             }
-            groups.push(submitted);
+            if together.len() == GROUP_UNITS_MAX {
+                groups.extend(grouped(&mut together, &mut jobs));
+            }
         }
+        groups.extend(grouped(&mut together, &mut jobs));
         // Where the writer is gone, so are the replies, and the receivers tell.
         let _ = self.jobs.send(jobs);
         groups

@@ -181,10 +181,10 @@ fn what_is_handed_in_at_once_gets_its_results_in_groups_and_in_order() {
         _ => put_key(&at.to_string()),
     };
     let groups = held.handle.submit_all((0..units).map(unit).collect());
-    assert_eq!(groups.iter().map(|group| group.units).collect::<Vec<_>>(), [64, 64, 22]);
+    assert_eq!(groups.iter().map(|group| group.units).collect::<Vec<_>>(), [64, 36, 1, 49]);
     // Its results do not come before the last of them is there.
     let mut groups = groups.into_iter();
-    let SubmittedGroup { mut results, .. } = groups.next().expect("three groups");
+    let SubmittedGroup { mut results, .. } = groups.next().expect("four groups");
     let mut committed = held.hold_commit();
     assert!((1..64).contains(&committed.len()), "a group is larger than a commit here");
     assert!(matches!(results.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
