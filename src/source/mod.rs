@@ -65,6 +65,12 @@ pub struct Written {
     pub visible: Option<BoxFuture<'static, ()>>,
 }
 
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written").field("result", &self.result).finish_non_exhaustive()
+    }
+}
+
 /// Writes whose results come together.
 pub struct WrittenGroup {
     /// How many.
@@ -76,12 +82,6 @@ pub struct WrittenGroup {
 impl fmt::Debug for WrittenGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WrittenGroup({} units)", self.units)
-    }
-}
-
-impl fmt::Debug for Written {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Written").field("result", &self.result).finish_non_exhaustive()
     }
 }
 

@@ -207,13 +207,12 @@ const TEXT_END: [u8; 2] = [0, 0];
 
 impl<'v> IndexValue<'v> {
     fn of(value: &'v Value) -> Self {
-        let number = |value: &Value| value.as_f64();
         match value {
             Value::Null | Value::Bool(_) | Value::Array(_) => Self::Absent,
-            Value::Number(_) => number(value).map_or(Self::Absent, Self::Number),
+            Value::Number(number) => number.as_f64().map_or(Self::Absent, Self::Number),
             Value::String(text) => Self::Text(text),
             Value::Object(members) if members.get("$reql_type$").and_then(Value::as_str) == Some("TIME") => {
-                members.get("epoch_time").and_then(number).map_or(Self::Absent, Self::Time)
+                members.get("epoch_time").and_then(Value::as_f64).map_or(Self::Absent, Self::Time)
             }
             Value::Object(_) => Self::Absent,
         }

@@ -137,7 +137,7 @@ fn ten_thousand_items_while_the_client_is_killed() {
 }
 
 /// Less than what waits for one client; with most of it, the allocator keeps pieces of memory for each thread that has needed some.
-const GROWN_MAX: u64 = 96 << 20;
+const GROWN_MAX: u64 = 90 << 20;
 
 #[test]
 fn a_client_that_does_not_read_large_items_costs_a_bounded_amount() {
