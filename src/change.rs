@@ -1,5 +1,6 @@
 //! What happened, where, and in which order: the words every other module speaks.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -135,6 +136,13 @@ impl Key {
     /// The key kept as `bytes`, as [`Key::as_bytes`] gave them.
     pub fn from_stored(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
+    }
+}
+
+/// Keys compare as their bytes do, so that a map of keys can be asked with bytes.
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -191,7 +191,7 @@ limits! {
     retention_seconds = 86_400;
     /// Bytes of store pages that are cached in memory.
     cache_bytes = 134_217_728;
-    /// Bytes of commits that the journal of the store may have before all of them are written to their place.
+    /// Bytes of commits that the journal of the store may have before they are written to their place; as many again may come meanwhile.
     journal_bytes = 1_048_576;
     /// Threads that read from the disk at a time.
     read_threads = 4;

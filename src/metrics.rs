@@ -2,16 +2,53 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::row_problems::RowProblems;
 
 type Labels = Vec<(&'static str, String)>;
+
+/// How long something takes, as a histogram in seconds.
+#[derive(Clone, Debug)]
+pub struct Durations(Histogram);
+
+/// Seconds; finer where a delay begins to matter.
+const DURATION_BOUNDS: [f64; 18] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.000_7, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007, 0.01, 0.02,
+    0.05, 0.1, 0.5, 2.0,
+];
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histogram::new(DURATION_BOUNDS))
+    }
+}
+
+impl Durations {
+    /// Counts one that took so long.
+    pub fn observe(&self, duration: Duration) {
+        self.0.observe(duration.as_secs_f64());
+    }
+}
+
+impl EncodeMetric for Durations {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+}
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $kind:ty = $name:literal;)*) => {
@@ -54,6 +91,8 @@ metrics! {
     messages_sent: Counter = "messages_sent";
     /// Their bytes.
     bytes_sent: Counter = "bytes_sent";
+    /// Seconds from the commit of a change until it was written to the socket of a subscriber: of each write, the oldest in it.
+    delivery_seconds: Durations = "delivery_seconds";
     /// Subscriptions now.
     subscriptions: Gauge = "subscriptions";
     /// Subscriptions that the feeds hand changes to, by table; the others are behind.

@@ -31,6 +31,8 @@ pub enum PlantedBug {
     StaleJournalIsRedone,
     /// The journal begins anew although the database is not durable without it.
     CheckpointForgetsJournal,
+    /// What is settling is written to the database, and not made stable there.
+    SettledInMemory,
     /// Changes that a failed commit left on disk are never published.
     RecoveredChangesForgotten,
     /// Retention does not tell readers that it removed what they still need.
@@ -99,7 +101,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All that show where one thing happens after the other.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::FullOutboxDropsSilently,
         Self::OverflowSkipsOneChange,
         Self::LiveBeforeCaughtUp,
@@ -114,6 +116,7 @@ impl PlantedBug {
         Self::JournalIsNotSynced,
         Self::StaleJournalIsRedone,
         Self::CheckpointForgetsJournal,
+        Self::SettledInMemory,
         Self::RecoveredChangesForgotten,
         Self::TrimmedLogLooksComplete,
         Self::DroppedSubscriptionStaysAttached,

@@ -23,6 +23,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use bells::Bells;
 pub use catch_up::{CatchUp, CatchUpBudget, Content, Cursor, Page, PageItem, Replay, SeenChange};
@@ -122,13 +123,14 @@ impl Feed {
     fn publish_in_portions(
         &self,
         mut changes: Vec<Change>,
+        committed: Instant,
         ready: &mut Vec<Arc<Outbox>>,
         deliver: impl Fn(&mut Vec<Arc<Outbox>>),
     ) {
         loop {
             let room = self.lock().views.room_for_each();
             let rest = changes.split_off(fitting(&changes, room.unwrap_or(PORTION_BYTES).min(PORTION_BYTES)));
-            self.publish(changes, ready);
+            self.publish(changes, committed, ready);
             if rest.is_empty() {
                 return;
             }
@@ -139,9 +141,9 @@ impl Feed {
 
     /// Hands `changes`, the next ones of the table, to every live subscriber whose view they concern; puts the outboxes that
     /// were empty to `ready`.
-    fn publish(&self, changes: Vec<Change>, ready: &mut Vec<Arc<Outbox>>) {
-        let batch: Vec<Arc<Published>> =
-            changes.into_iter().map(|change| Published::new(change, self.secrets)).collect();
+    fn publish(&self, changes: Vec<Change>, committed: Instant, ready: &mut Vec<Arc<Outbox>>) {
+        let published = |change| Published::committed_at(change, self.secrets, Some(committed));
+        let batch: Vec<Arc<Published>> = changes.into_iter().map(published).collect();
         let mut state = self.lock();
         for published in &batch {
             state.window.push(Arc::clone(published));
@@ -361,8 +363,9 @@ impl Feeds {
         }
     }
 
-    /// Publishes `changes`, which are on disk; `upto` is the newest position.
+    /// Publishes `changes`, which were just committed; `upto` is the newest position.
     pub fn publish(&self, changes: Vec<Change>, upto: Seq) {
+        let committed = Instant::now();
         let mut batches: Vec<(Arc<Feed>, Vec<Change>)> = Vec::new();
         let mut state = self.lock();
         // Feeds that are made from here on begin behind these changes; those that exist get them below.
@@ -377,7 +380,7 @@ impl Feeds {
         drop(state);
         let mut ready = Vec::new();
         for (feed, batch) in batches {
-            feed.publish_in_portions(batch, &mut ready, |ready| self.deliver(ready));
+            feed.publish_in_portions(batch, committed, &mut ready, |ready| self.deliver(ready));
         }
         self.handed_over.fetch_max(upto.0, Ordering::Release);
         self.deliver(&mut ready);

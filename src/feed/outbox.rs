@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use super::sync::{Mutex, MutexGuard};
 use super::views::Live;
@@ -168,6 +169,11 @@ impl ViewChanges {
     /// Those that are left, oldest first.
     pub fn left(&self) -> &[Arc<ViewChange>] {
         &self.batch.changes()[self.range.clone()]
+    }
+
+    /// When the oldest of them was committed, if that was just before it was published.
+    pub fn committed(&self) -> Option<Instant> {
+        self.left().first().and_then(|first| first.published().committed())
     }
 
     /// The newest of them.

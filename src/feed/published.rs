@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -28,22 +29,34 @@ const PIECES: usize = 4;
 /// A committed change without what is secret in it, shared by everything that delivers it.
 pub struct Published {
     change: Change,
+    /// When it was committed, if that was just now.
+    committed: Option<Instant>,
     pieces: [OnceLock<Bytes>; PIECES],
 }
 
 impl Published {
-    /// Shares `change`, without `secrets`.
-    pub fn new(mut change: Change, secrets: &[Secret]) -> Arc<Self> {
+    /// Shares `change`, which was committed some time ago, without `secrets`.
+    pub fn new(change: Change, secrets: &[Secret]) -> Arc<Self> {
+        Self::committed_at(change, secrets, None)
+    }
+
+    /// The same, of one that was `committed` just now.
+    pub(super) fn committed_at(mut change: Change, secrets: &[Secret], committed: Option<Instant>) -> Arc<Self> {
         if !secrets.is_empty() {
             change.old = change.old.map(|document| redacted(&document, secrets));
             change.new = change.new.map(|document| redacted(&document, secrets));
         }
-        Arc::new(Self { change, pieces: Default::default() })
+        Arc::new(Self { change, committed, pieces: Default::default() })
     }
 
     /// The change; nothing in it is secret.
     pub fn change(&self) -> &Change {
         &self.change
+    }
+
+    /// When it was committed, if that was just before it was published.
+    pub fn committed(&self) -> Option<Instant> {
+        self.committed
     }
 
     /// Its position.

@@ -11,22 +11,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use redb::StorageBackend;
 
 use super::StoreError;
-use super::memory::Memory;
 
 /// Where the bytes of a store are kept. It can be opened again after a fault, so that the store recovers without a restart.
 pub trait Disk: fmt::Debug + Send + Sync {
-    /// The bytes, from stable storage rather than from caches that a fault may have left ahead of it.
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
+    /// The files, from stable storage rather than from caches that a fault may have left ahead of it; `None` where nothing outlives
+    /// the process.
+    fn open(&self) -> io::Result<Option<DiskFiles>>;
+}
 
-    /// The bytes of the journal beside them, in the same way; `None` where each commit has to be durable without one.
-    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
-        Ok(None)
-    }
-
-    /// Whether the bytes outlive the process. What does not need not be written so that it survives a crash.
-    fn is_lasting(&self) -> bool {
-        true
-    }
+/// The files of a store.
+#[derive(Debug)]
+pub struct DiskFiles {
+    /// What was committed up to some time.
+    pub database: Box<dyn StorageBackend>,
+    /// What was committed since.
+    pub journal: Box<dyn StorageBackend>,
 }
 
 /// Two files of the file system, the first of which is locked against other processes for as long as this value lives.
@@ -75,14 +74,13 @@ fn sync_directory_of(path: &Path) {
 }
 
 impl Disk for FileDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
+    fn open(&self) -> io::Result<Option<DiskFiles>> {
         forget_cached_pages(&self.file);
-        Ok(Box::new(FileBackend { file: Arc::clone(&self.file) }))
-    }
-
-    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
         forget_cached_pages(&self.journal);
-        Ok(Some(Box::new(JournalBackend(FileBackend { file: Arc::clone(&self.journal) }))))
+        Ok(Some(DiskFiles {
+            database: Box::new(FileBackend { file: Arc::clone(&self.file) }),
+            journal: Box::new(JournalBackend(FileBackend { file: Arc::clone(&self.journal) })),
+        }))
     }
 }
 
@@ -199,12 +197,8 @@ fn reserve(_file: &File, _from: u64, _to: u64) -> io::Result<()> {
 pub struct MemoryDisk;
 
 impl Disk for MemoryDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(Memory::default()))
-    }
-
-    fn is_lasting(&self) -> bool {
-        false
+    fn open(&self) -> io::Result<Option<DiskFiles>> {
+        Ok(None)
     }
 }
 

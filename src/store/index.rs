@@ -13,9 +13,6 @@ use crate::json;
 use crate::json::scanner::{Member, Members, NotAnObject};
 use crate::planted::PlantedBug;
 
-/// The table of all entries.
-pub(super) type EntryTable<'a> = redb::Table<'a, (u32, u32, &'static [u8]), u32>;
-
 /// What a table called `path` remembers of its indexes among those of `all`.
 pub(super) fn records_of(path: &str, all: &[TableIndexes]) -> Vec<IndexRecord> {
     let own = all.iter().find(|of| of.table.path() == path).map_or(&[][..], |of| of.indexes);
@@ -34,13 +31,12 @@ impl IndexRecord {
     }
 }
 
-/// Makes the entries of a row what `change` made of the row.
-pub(super) fn follow(
-    entries: &mut EntryTable<'_>,
-    number: u32,
-    indexes: &[IndexRecord],
-    change: &Change,
-) -> Result<(), StoreError> {
+/// Has `put` make the entries of a row what `change` made of the row: it gets the number of an index, a place in it, and whether an
+/// entry is there now.
+pub(super) fn follow(indexes: &[IndexRecord], change: &Change, mut put: impl FnMut(u32, Vec<u8>, bool)) {
+    if indexes.is_empty() {
+        return;
+    }
     let old = change.old.as_ref().map(|document| Held::of(document, indexes));
     let new = change.new.as_ref().map(|document| Held::of(document, indexes));
     for (index, record) in (0..).zip(indexes) {
@@ -55,15 +51,13 @@ pub(super) fn follow(
             continue;
         }
         if let Some(old) = old {
-            entries.remove((number, index, old.as_slice()))?;
+            put(index, old, false);
         }
         let is_forgotten = PlantedBug::IndexForgetsNewRows.is_planted() && change.old.is_none();
         if let Some(new) = new.filter(|_| !is_forgotten) {
-            let checksum = layout::entry_checksum(number, index, &new);
-            entries.insert((number, index, new.as_slice()), checksum)?;
+            put(index, new, true);
         }
     }
-    Ok(())
 }
 
 /// Removes all entries of the table `number`, and makes those of `indexes` from its rows.

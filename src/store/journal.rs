@@ -1,29 +1,29 @@
-//! What was written since the database itself was last made durable: a commit lasts as soon as its record is here.
+//! What was committed since the database was last written: a commit lasts as soon as its record is here.
 //!
 //! A durable commit of the database rewrites some hundred kilobytes and waits for the disk twice; a record has the bytes of
-//! the changes and waits once. So commits stay in the memory of the database, and each has a record here. When there is no
-//! room for another one, that commit is durable by the database itself (a *checkpoint*), and the records begin anew in their
-//! place.
+//! the changes and waits once. When there is no room for another one, what was committed is written to the database
+//! ([`super::settle`]), and records go on in another *generation*, which has a place of its own: there are two places.
 //!
-//! A store that opens reads its database as of the last checkpoint and does again what the records say. Which records those
-//! are:
+//! A store that opens reads its database and does again what the records say. Which records those are:
 //!
-//! * The database knows the number of its *generation*. A checkpoint begins one with a number that nothing here has, in the
-//!   transaction that makes it durable. Records carry that number, and the checksum of a record covers it and the epoch of
-//!   the store: what lies behind the newest record is of an older generation, or of another store, or of what followed a
+//! * The database says up to which generation it is *settled*: it has all of that. The header of a generation says which one it
+//!   follows. So there are none that the database has not, or the one that follows what is settled, or that and the next.
+//! * A generation begins when its header is stable, and where the database says nothing of generations that it may not have, when
+//!   it does. Its number is one that nothing here has. Records carry it, and the checksum of a record covers it and the epoch
+//!   of the store: what lies behind the newest record is of an older generation, or of another store, or of what followed a
 //!   backup that was restored, and is never taken for one of this.
 //! * A record is written when the one before it is stable, so what is whole is a beginning. A record that is not whole was
-//!   being written when the power failed, and nobody was told that it lasts. If a whole one of the same generation follows,
-//!   one that was acknowledged is lost, and the store says so ([`Found::Lost`]).
+//!   being written when the power failed, and nobody was told that it lasts. If a whole one follows, one that was acknowledged
+//!   is lost, and the store says so ([`Found::Lost`]).
 //! * Records begin at blocks of their own: no write touches what an earlier one has made stable.
-//! * Before a generation begins, a header says so at a place that the header of the present one does not have. It is stable
-//!   when the checkpoint is made: a database whose generation has no header lost its journal, and its newest changes.
-//! * The database may be ahead: it also becomes durable when it is closed. Changes that it has are passed over.
+//! * A generation takes the place of one that the database has been settled with.
+//! * The database may be ahead of its generation: a commit that the journal has no room for is settled without a record. Changes
+//!   that it has are passed over.
 //! * What a store reads here when it opens is made stable before anybody sees it: a killed process may have left it unsynced.
-//! * After a fault, and whenever a store opens, nothing is appended to a generation that another opening began: the first
-//!   commit is a checkpoint. So opening changes nothing here, and may be cut short and begun again.
+//! * After a fault, and whenever a store opens, nothing is appended to a generation that another opening began: with the first
+//!   commit the database is settled with all of them. So opening changes nothing here, and may be cut short and begun again.
 //!
-//! What retention removes has no record: after a crash the log has more than it must, until the next commit.
+//! What retention removes has no record: after a crash the log may have more than it must, until the database is settled again.
 
 use redb::StorageBackend;
 
@@ -40,21 +40,70 @@ const GROWTH: u64 = 4 << 20;
 
 const RECORD_MARK: u32 = u32::from_le_bytes(*b"sfjr");
 const HEADER_MARK: u32 = u32::from_le_bytes(*b"sfjh");
-/// Mark, checksum, generation, first position, time, number of changes, bytes of them.
+/// What a header has: mark, checksum, generation, the one that it follows, where its records begin.
+const HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 8;
+/// What comes first in a record: mark, checksum, generation, first position, time, number of changes, bytes of them.
 const HEAD_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 4 + 4;
 
 /// The journal of an open store.
 pub(super) struct Journal {
     backend: Box<dyn StorageBackend>,
     epoch: Epoch,
-    /// That of the database.
-    generation: u64,
-    /// Whether it may have what the database has not.
-    is_open: bool,
-    /// Where the next record goes; `None` until this opening has begun a generation.
-    next: Option<u64>,
-    /// Where the last record ends at the latest.
+    database: JournalState,
+    /// The generation that records go into; `None` until this opening has begun one.
+    present: Option<Generation>,
+    /// The one that may begin.
+    announced: Option<Generation>,
+    /// Bytes of records that a generation has room for.
+    room: u64,
+}
+
+/// What a database says of its journal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JournalState {
+    pub(super) settled: SettledUpTo,
+    /// Whether the journal may have what the database has not.
+    pub(super) is_open: bool,
+}
+
+/// Which generations a database has all of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SettledUpTo {
+    /// This one and those before it.
+    Generation(u64),
+    /// Those before this one: so it was up to format 5, where there was one at a time.
+    Before(u64),
+}
+
+/// A generation of this opening.
+#[derive(Clone, Copy)]
+struct Generation {
+    number: u64,
+    begin: u64,
+    next: u64,
     end: u64,
+}
+
+/// What stands at the beginning of the journal for a generation.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    pub(super) generation: u64,
+    /// Up to format 5, zero.
+    pub(super) follows: u64,
+    /// Up to format 5, zero: there was one place.
+    pub(super) records_at: u64,
+}
+
+impl Header {
+    pub(super) fn to_bytes(self, epoch: Epoch) -> Vec<u8> {
+        let mut header = vec![0; BLOCK];
+        header[..4].copy_from_slice(&HEADER_MARK.to_le_bytes());
+        header[8..16].copy_from_slice(&self.generation.to_le_bytes());
+        header[16..24].copy_from_slice(&self.follows.to_le_bytes());
+        header[24..32].copy_from_slice(&self.records_at.to_le_bytes());
+        seal(epoch, &mut header);
+        header
+    }
 }
 
 /// What a database finds in its journal.
@@ -66,124 +115,172 @@ pub(super) enum Found {
 }
 
 impl Journal {
-    /// The journal of a store whose database says which generation it is at, and whether that may have what the database has
-    /// not; with room for `bytes` of records.
-    pub(super) fn new(
-        backend: Box<dyn StorageBackend>,
-        (generation, is_open): (u64, bool),
-        epoch: Epoch,
-        bytes: u64,
-    ) -> Self {
-        let end = RECORDS_AT.saturating_add(bytes.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64));
-        Self { backend, epoch, generation, is_open, next: None, end }
+    /// The journal of a store whose database says this of it; with room for `bytes` of records in each generation.
+    pub(super) fn new(backend: Box<dyn StorageBackend>, database: JournalState, epoch: Epoch, bytes: u64) -> Self {
+        let room = bytes.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
+        Self { backend, epoch, database, present: None, announced: None, room }
     }
 
     /// Whether it may have what the database has not.
     pub(super) fn is_open(&self) -> bool {
-        self.is_open
+        self.database.is_open
     }
 
-    /// The database has all that it has.
+    /// Whether this opening has begun a generation.
+    pub(super) fn is_begun(&self) -> bool {
+        self.present.is_some()
+    }
+
+    /// The database, which is of this epoch now, has all that it has.
     pub(super) fn close(&mut self, epoch: Epoch) {
-        (self.epoch, self.is_open, self.next) = (epoch, false, None);
+        (self.epoch, self.database.is_open, self.present) = (epoch, false, None);
     }
 
-    /// Bytes of records that a store would do again if it opened now, as far as this opening wrote them.
+    /// The database has everything up to this generation.
+    pub(super) fn settled(&mut self, generation: u64) {
+        self.database = JournalState { settled: SettledUpTo::Generation(generation), is_open: false };
+        self.present = None;
+    }
+
+    /// The newest generation that may have something, if earlier openings left any.
+    pub(super) fn left_open(&self) -> Result<Option<u64>, StoreError> {
+        if self.is_open() && !self.is_begun() { self.newest().map(Some) } else { Ok(None) }
+    }
+
+    /// The generation that the database is settled up to once it has everything; `None` where it is not open.
+    pub(super) fn newest_open(&self) -> Result<Option<u64>, StoreError> {
+        match &self.present {
+            Some(present) => Ok(Some(present.number)),
+            None => self.left_open(),
+        }
+    }
+
+    /// Bytes of records in the present generation.
     pub(super) fn bytes(&self) -> u64 {
-        self.next.map_or(0, |next| next - RECORDS_AT)
+        self.present.map_or(0, |present| present.next - present.begin)
     }
 
-    /// Whether a commit with this record may be one in memory.
+    /// Whether a generation has room for `record` if there is nothing else in it.
+    pub(super) fn has_room_for(&self, record: &Record) -> bool {
+        u32::try_from(record.bytes.len()).is_ok() && record.padded_bytes() as u64 <= self.room
+    }
+
+    /// Whether `record` has a place behind those before it.
     pub(super) fn takes(&self, record: &Record) -> bool {
-        let fits = |next: u64| next.saturating_add(record.padded_bytes() as u64) <= self.end;
-        record.is_empty() || (u32::try_from(record.bytes.len()).is_ok() && self.next.is_some_and(fits))
+        let fits = |present: Generation| present.next.saturating_add(record.padded_bytes() as u64) <= present.end;
+        self.has_room_for(record) && self.present.is_some_and(fits)
     }
 
     /// Makes `record` stable behind those before it. If this fails, what is on disk is not known.
     pub(super) fn append(&mut self, mut record: Record) -> Result<(), StoreError> {
-        let next = self.next.ok_or_else(|| StoreError::Disk("no generation was begun".to_owned()))?;
-        record.seal(self.epoch, self.generation);
-        self.backend.write(next, &record.bytes)?;
+        let present = self.present.as_mut().ok_or_else(|| StoreError::Disk("no generation was begun".to_owned()))?;
+        record.seal(self.epoch, present.number);
+        self.backend.write(present.next, &record.bytes)?;
         if !PlantedBug::JournalIsNotSynced.is_planted() {
             self.backend.sync_data()?;
         }
-        self.next = Some(next + record.bytes.len() as u64);
+        present.next += record.bytes.len() as u64;
         Ok(())
     }
 
-    /// Says that the next generation may begin, and returns its number for the checkpoint.
+    /// Says that another generation may begin, and returns the one that it follows. Nothing that is still needed may be in its place.
     pub(super) fn announce(&mut self) -> Result<u64, StoreError> {
-        let generation = self.next_generation()?;
+        let follows = match &self.present {
+            Some(present) => present.number,
+            None => self.newest()? + 1,
+        };
+        let (generation, places_end) = (follows + 1, RECORDS_AT.saturating_add(self.room.saturating_mul(2)));
         let mut len = self.backend.len()?;
-        while len < self.end {
-            len = self.end.min(len + GROWTH);
+        while len < places_end {
+            len = places_end.min(len + GROWTH);
             self.backend.set_len(len)?;
         }
-        let mut header = vec![0; BLOCK];
-        header[..4].copy_from_slice(&HEADER_MARK.to_le_bytes());
-        header[8..16].copy_from_slice(&generation.to_le_bytes());
-        seal(self.epoch, &mut header);
+        let records_at = RECORDS_AT + generation % 2 * self.room;
+        let header = Header { generation, follows, records_at }.to_bytes(self.epoch);
         self.backend.write(header_at(generation), &header)?;
         self.backend.sync_data()?;
-        Ok(generation)
+        let end = records_at + self.room;
+        self.announced = Some(Generation { number: generation, begin: records_at, next: records_at, end });
+        Ok(follows)
     }
 
-    /// One that nothing here is of, also where a backup of the database came to the journal of what followed it; and one whose
-    /// header is not in the place of the present one.
-    fn next_generation(&self) -> Result<u64, StoreError> {
-        let mut newest = self.generation;
-        for at in [0, BLOCK as u64] {
-            let mut header = vec![0; BLOCK];
-            if self.backend.len()? >= at + BLOCK as u64 {
-                self.backend.read(at, &mut header)?;
-                newest = newest.max(self.announced(&header).unwrap_or(0));
-            }
-        }
-        Ok(if (newest + 1) % 2 == self.generation % 2 { newest + 2 } else { newest + 1 })
-    }
-
-    /// The generation that a header says may begin.
-    fn announced(&self, header: &[u8]) -> Option<u64> {
-        let is_header = number(header, 0, 4) == u64::from(HEADER_MARK) && is_sealed(self.epoch, header);
-        is_header.then(|| number(header, 8, 8))
-    }
-
-    /// Begins the generation that the checkpoint has made that of the database.
-    pub(super) fn begin(&mut self, generation: u64) {
-        self.generation = generation;
-        self.is_open = true;
-        self.next = Some(RECORDS_AT);
+    /// Begins the generation that was announced, which the database knows of, or is the next one.
+    pub(super) fn begin(&mut self) {
+        self.present = self.announced.take();
+        self.database.is_open = true;
     }
 
     /// Begins anew in the place of what is still needed.
     pub(super) fn forget(&mut self) {
-        self.next = self.next.map(|_| RECORDS_AT);
+        self.present = self.present.map(|present| Generation { next: present.begin, ..present });
+    }
+
+    /// The newest generation that something here, or the database, is of: also where a backup of the database came to the journal
+    /// of what followed it.
+    fn newest(&self) -> Result<u64, StoreError> {
+        let (SettledUpTo::Generation(known) | SettledUpTo::Before(known)) = self.database.settled;
+        let mut newest = known;
+        for at in [0, BLOCK as u64] {
+            let mut header = vec![0; BLOCK];
+            if self.backend.len()? >= at + BLOCK as u64 {
+                self.backend.read(at, &mut header)?;
+                newest = newest.max(self.header(&header).map_or(0, |header| header.generation));
+            }
+        }
+        Ok(newest)
+    }
+
+    fn header(&self, bytes: &[u8]) -> Option<Header> {
+        let is_header = number(bytes, 0, 4) == u64::from(HEADER_MARK) && is_sealed(self.epoch, bytes);
+        let number_at = |at| number(&bytes[..HEADER_BYTES], at, 8);
+        is_header.then(|| Header {
+            generation: number_at(8),
+            follows: number_at(16),
+            records_at: number_at(24).max(RECORDS_AT),
+        })
+    }
+
+    /// The headers of the generations that the database may not have, in order: up to two.
+    fn open_headers(&self, bytes: &[u8]) -> Vec<Header> {
+        let headers = bytes.chunks_exact(BLOCK).take(2).filter_map(|block| self.header(block));
+        let headers: Vec<Header> = headers.collect();
+        let is_first = |header: &&Header| match self.database.settled {
+            SettledUpTo::Generation(settled) => header.follows == settled,
+            SettledUpTo::Before(generation) => header.generation == generation,
+        };
+        let Some(first) = headers.iter().find(is_first) else { return Vec::new() };
+        let second = headers.iter().find(|header| header.follows == first.generation);
+        [first].into_iter().chain(second).copied().collect()
     }
 
     /// What follows the change `last`, which is the newest of the database.
     pub(super) fn find(&self, last: Seq) -> Result<Found, StoreError> {
         let bytes = self.read()?;
-        if !self.has_header(&bytes) {
-            return Ok(Found::Lost("it has no header of the generation of the database"));
+        let headers = self.open_headers(&bytes);
+        if headers.is_empty() {
+            return Ok(Found::Lost("it has no header of the generation that follows what the database has"));
         }
-        let mut blocks = bytes.get(RECORDS_AT as usize..).unwrap_or_default();
-        let mut records = Vec::new();
-        let mut last = last;
-        while let Some(record) = self.whole_record(blocks) {
-            blocks = blocks.get(record.padded_bytes()..).unwrap_or_default();
-            if record.last() <= last && !PlantedBug::StaleJournalIsRedone.is_planted() {
-                continue;
+        let (mut records, mut last) = (Vec::new(), last);
+        for Header { generation, records_at, .. } in headers {
+            let begin = usize::try_from(records_at).map_err(std::io::Error::other)?;
+            let mut blocks = bytes.get(begin..).unwrap_or_default();
+            while let Some(record) = self.whole_record(blocks, generation) {
+                blocks = blocks.get(record.padded_bytes()..).unwrap_or_default();
+                if record.last() <= last && !PlantedBug::StaleJournalIsRedone.is_planted() {
+                    continue;
+                }
+                if record.first() != last.next() && !PlantedBug::StaleJournalIsRedone.is_planted() {
+                    return Ok(Found::Lost("its records do not follow the database"));
+                }
+                last = record.last();
+                records.push(record);
             }
-            if record.first() != last.next() && !PlantedBug::StaleJournalIsRedone.is_planted() {
-                return Ok(Found::Lost("its records do not follow the database"));
+            // The record that is not whole, if there is one, begins at the first block.
+            let follows =
+                |at: usize| self.whole_record(&blocks[at..], generation).is_some_and(|record| record.first() > last);
+            if (BLOCK..blocks.len()).step_by(BLOCK).any(follows) {
+                return Ok(Found::Lost("a record between others is damaged"));
             }
-            last = record.last();
-            records.push(record);
-        }
-        // The record that is not whole, if there is one, begins at the first block.
-        let follows = |at: usize| self.whole_record(&blocks[at..]).is_some_and(|record| record.first() > last);
-        if (BLOCK..blocks.len()).step_by(BLOCK).any(follows) {
-            return Ok(Found::Lost("a record between others is damaged"));
         }
         // A process that was killed may have left what only the caches of the system have: readers are about to see it.
         self.backend.sync_data()?;
@@ -197,15 +294,10 @@ impl Journal {
         Ok(bytes)
     }
 
-    fn has_header(&self, bytes: &[u8]) -> bool {
-        let header = usize::try_from(header_at(self.generation)).ok().and_then(|at| bytes.get(at..at + BLOCK));
-        header.and_then(|header| self.announced(header)) == Some(self.generation)
-    }
-
-    /// The record at the start of `blocks`, if there is one of the present generation that is whole.
-    fn whole_record(&self, blocks: &[u8]) -> Option<RecordBytes> {
+    /// The record at the start of `blocks`, if there is one of this generation that is whole.
+    fn whole_record(&self, blocks: &[u8], generation: u64) -> Option<RecordBytes> {
         let head = blocks.get(..HEAD_BYTES)?;
-        let is_present = number(head, 8, 8) == self.generation || PlantedBug::StaleJournalIsRedone.is_planted();
+        let is_present = number(head, 8, 8) == generation || PlantedBug::StaleJournalIsRedone.is_planted();
         if number(head, 0, 4) != u64::from(RECORD_MARK) || !is_present {
             return None;
         }

@@ -11,17 +11,19 @@ use crate::change::{Cause, Change, Document, Key, Row, Seq, Table, Timestamp};
 ///
 /// 1: the log had no versions of old rows, and there was no secret. 2: changes had no other cause than a write.
 /// 3: there were no indexes, which a starfeed that does not know them would leave behind. 4: there was no journal, which one
-/// that does not know it would pass over.
-pub(super) const FORMAT_VERSION: u64 = 5;
+/// that does not know it would pass over. 5: the journal had one generation at a time.
+pub(super) const FORMAT_VERSION: u64 = 6;
 
-/// `format`, `epoch`, `last_seq`, `log_bytes`, `journal` as little-endian numbers, and the bytes of `secret`.
+/// `format`, `epoch`, `last_seq`, `log_bytes`, `settled`, `journal_open` as little-endian numbers, and the bytes of `secret`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_EPOCH: &str = "epoch";
 pub(super) const META_SECRET: &str = "secret";
 pub(super) const META_LAST_SEQ: &str = "last_seq";
 pub(super) const META_LOG_BYTES: &str = "log_bytes";
-/// The generation of the journal (`journal.rs`); none before the first one.
+/// The newest generation of the journal (`journal.rs`) that the database has all of; none before the first one.
+pub(super) const META_SETTLED: &str = "settled";
+/// Up to format 5, instead of that: the generation that the database may not have.
 pub(super) const META_JOURNAL: &str = "journal";
 /// 1 while the journal may have what the database has not; something else, or nothing, where it is not needed.
 pub(super) const META_JOURNAL_OPEN: &str = "journal_open";
@@ -93,20 +95,32 @@ pub(super) struct LogRecord {
     old_version: u64,
 }
 
+impl LogRecord {
+    fn of(change: &Change) -> Self {
+        Self {
+            kind: 0,
+            cause: match change.cause {
+                Cause::Write => CAUSE_WRITE,
+                Cause::Resync => CAUSE_RESYNC,
+                Cause::Load => panic!("a row that is loaded is not in the log"),
+            },
+            time_ms: change.time.0,
+            key: change.key.to_bytes(),
+            old: change.old.as_ref().map(Document::to_bytes),
+            new: change.new.as_ref().map(Document::to_bytes),
+            old_version: change.old_version.0,
+        }
+    }
+}
+
+/// The bytes of what [`encode_change`] makes of `change`.
+pub(super) fn change_bytes(change: &Change) -> u32 {
+    let bytes = CHECKSUM_BYTES + LogRecord::of(change).encoded_len();
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
 pub(super) fn encode_change(number: u32, change: &Change) -> Vec<u8> {
-    let record = LogRecord {
-        kind: 0,
-        cause: match change.cause {
-            Cause::Write => CAUSE_WRITE,
-            Cause::Resync => CAUSE_RESYNC,
-            Cause::Load => panic!("a row that is loaded is not in the log"),
-        },
-        time_ms: change.time.0,
-        key: change.key.to_bytes(),
-        old: change.old.as_ref().map(Document::to_bytes),
-        new: change.new.as_ref().map(Document::to_bytes),
-        old_version: change.old_version.0,
-    };
+    let record = LogRecord::of(change);
     let mut value = unsealed_value(record.encoded_len());
     // A vector grows as it must.
     record.encode(&mut value).unwrap_or_else(|error| panic!("a vector has no room: {error}"));

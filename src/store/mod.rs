@@ -7,17 +7,17 @@
 mod disk;
 #[cfg(feature = "test-doors")]
 pub mod doors;
-mod durability;
 mod index;
 mod journal;
+mod layers;
 mod layout;
-mod memory;
+mod memtable;
 mod mutation;
-mod overlay;
 mod query;
 mod range;
 mod recovery;
 mod row_block;
+mod settle;
 mod snapshot;
 mod tables;
 mod transaction;
@@ -27,14 +27,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub use disk::{Disk, FileDisk, MemoryDisk};
-use durability::Lasting;
+pub use disk::{Disk, DiskFiles, FileDisk, MemoryDisk};
+use journal::Journal;
 pub use mutation::{Guard, IfMissing, IfPresent, Mutation, Outcome};
 pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, RangeQuery, RangeStart};
 use recovery::Opened;
 pub use row_block::{BlockRow, RowBlock, RowBlockBuilder};
 pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
-use tables::Tables;
 pub use writer::{CommitObserver, Submitted, SubmittedGroup, WriteHandle, Writer, WriterLimits, WriterStatus};
 
 use crate::change::{Change, Epoch, Position, Seq, Table, Timestamp};
@@ -128,7 +127,7 @@ pub struct StoreOptions {
     pub retention: Retention,
     /// Memory for cached pages, in bytes.
     pub cache_bytes: usize,
-    /// Bytes of commits that the journal may have before the database is made durable by itself.
+    /// Bytes of commits that the journal may have before they are written to the database; it may have as many again meanwhile.
     pub journal_bytes: u64,
     /// The epoch of the store if it is a new one: random, so that no two stores share it.
     pub fresh_epoch: Epoch,
@@ -172,8 +171,10 @@ pub struct Committed {
     pub results: Vec<UnitResult>,
     /// The newest position now.
     pub upto: Seq,
-    /// Retention removed changes, as many as one commit may; there may be more to remove.
+    /// Retention removed changes of a store in memory, as many as one commit may; there may be more to remove.
     pub trimmed: bool,
+    /// Something is on its way into the database: call [`Store::settle`], or a later commit has to wait for that.
+    pub must_settle: bool,
 }
 
 /// The store; clones are handles to the same one.
@@ -192,22 +193,19 @@ struct Shared {
     last_seq: AtomicU64,
     log_bytes: AtomicU64,
     journal_bytes: AtomicU64,
+    settling_bytes: AtomicU64,
     epoch: Epoch,
     secret: StoreSecret,
 }
 
-/// What the one writer knows; it equals what is on disk.
+/// What the one writer knows.
 struct WriteState {
-    tables: Tables,
-    last_seq: Seq,
-    log_bytes: u64,
+    /// None where all is in memory.
+    journal: Option<Journal>,
     /// Changes that a failed commit left on disk all the same; they have to be published before anything newer.
     recovered: Vec<Change>,
     /// The last commit failed and the store was not yet opened again.
     failed: bool,
-    lasting: Lasting,
-    /// Commits in memory that redb has not settled yet.
-    unsettled: u32,
 }
 
 impl fmt::Debug for Store {
@@ -219,26 +217,20 @@ impl fmt::Debug for Store {
 impl Store {
     /// Opens the store on `disk`, or makes a new one there.
     pub fn open(disk: Box<dyn Disk>, options: StoreOptions) -> Result<Self, StoreError> {
-        let (opened, loaded) = recovery::open(disk.as_ref(), &options)?;
+        let recovery::Loaded { opened, journal, secret } = recovery::open(disk.as_ref(), &options)?;
+        let Snapshot { position, log_bytes, .. } = *opened.present();
         Ok(Self {
             shared: Arc::new(Shared {
                 disk,
                 options,
                 database: RwLock::new(Some(opened)),
-                state: Mutex::new(WriteState {
-                    tables: loaded.tables,
-                    last_seq: loaded.last_seq,
-                    log_bytes: loaded.log_bytes,
-                    recovered: Vec::new(),
-                    failed: false,
-                    lasting: loaded.lasting,
-                    unsettled: loaded.unsettled,
-                }),
-                last_seq: AtomicU64::new(loaded.last_seq.0),
-                log_bytes: AtomicU64::new(loaded.log_bytes),
+                state: Mutex::new(WriteState { journal, recovered: Vec::new(), failed: false }),
+                last_seq: AtomicU64::new(position.seq.0),
+                log_bytes: AtomicU64::new(log_bytes),
                 journal_bytes: AtomicU64::new(0),
-                epoch: loaded.epoch,
-                secret: loaded.secret,
+                settling_bytes: AtomicU64::new(0),
+                epoch: position.epoch,
+                secret,
             }),
         })
     }
@@ -278,13 +270,13 @@ impl Store {
         if opened.has_failed() {
             return Err(StoreError::Disk("it failed before".to_owned()));
         }
-        opened.snapshot()
+        Ok(opened.present().clone())
     }
 
     /// Whether the database is of no more use.
     fn must_reopen(&self, state: &WriteState) -> bool {
         let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        state.failed || database.as_ref().is_none_or(|opened| opened.has_failed() || opened.is_full)
+        state.failed || database.as_ref().is_none_or(Opened::has_failed)
     }
 
     /// The newest position.
@@ -299,7 +291,7 @@ impl Store {
 
     /// Bytes of commits that a store which opened now would take from the journal.
     pub fn journal_bytes(&self) -> u64 {
-        self.shared.journal_bytes.load(Ordering::Relaxed)
+        self.shared.journal_bytes.load(Ordering::Relaxed) + self.shared.settling_bytes.load(Ordering::Relaxed)
     }
 
     /// Applies `units` in order, in one transaction that is on disk when this returns, and removes what retention no longer keeps.
@@ -311,18 +303,18 @@ impl Store {
         if self.must_reopen(&state) {
             self.reopen(&mut state)?;
         }
-        let result = match self.write_transaction(&mut state, now, units) {
+        let result = match self.write(&mut state, now, units) {
             Ok(committed) => Ok(committed),
             Err(error) => {
                 state.failed = true;
-                let confirmed = state.last_seq;
+                let confirmed = self.position().seq;
                 // Readers need the store now; if it cannot be opened yet, the next commit or snapshot tries again.
                 if let Err(reopen_error) = self.reopen(&mut state) {
                     tracing::error!(%error, %reopen_error, "the store cannot be opened again after a failed write");
                 }
                 // A full disk promises that nothing was written, which is not so, or not known, if it showed in the last sync.
                 let promised = matches!(error, StoreError::DiskFull);
-                if promised && (state.failed || state.last_seq > confirmed) {
+                if promised && (state.failed || self.position().seq > confirmed) {
                     Err(StoreError::Disk("it is full".to_owned()))
                 } else {
                     Err(error)
@@ -334,9 +326,19 @@ impl Store {
     }
 
     fn note_figures(&self, state: &WriteState) {
-        self.shared.last_seq.store(state.last_seq.0, Ordering::Release);
-        self.shared.log_bytes.store(state.log_bytes, Ordering::Relaxed);
-        self.shared.journal_bytes.store(state.lasting.journal_bytes(), Ordering::Relaxed);
+        self.shared.journal_bytes.store(state.journal.as_ref().map_or(0, Journal::bytes), Ordering::Relaxed);
+        let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = &*slot {
+            self.note_figures_of(opened);
+        }
+    }
+
+    fn note_figures_of(&self, opened: &Opened) {
+        let present = opened.present();
+        let settling_bytes = present.settling.as_ref().map_or(0, |settling| settling.journal_bytes);
+        self.shared.settling_bytes.store(settling_bytes, Ordering::Relaxed);
+        self.shared.log_bytes.store(present.log_bytes, Ordering::Relaxed);
+        self.shared.last_seq.store(present.position.seq.0, Ordering::Release);
     }
 
     fn lock_state(&self) -> MutexGuard<'_, WriteState> {

@@ -1,10 +1,10 @@
 //! Rows by index, and rows by their keys.
 
-use redb::{AccessGuard, ReadOnlyTable};
-
 use super::StoreError;
 use super::index::{self, Span};
-use super::layout::{self, INDEX_ENTRIES, IndexRecord, ROWS, TableRecord};
+use super::layers::{LayerEntry, Merged, Placed};
+use super::layout::{self, IndexRecord, TableRecord};
+use super::memtable::Memtable;
 use super::query::{Condition, Direction, Part, QueryResult, RangeQuery, RangeStart};
 use super::snapshot::{Answer, PageBudget, Snapshot};
 use crate::change::{Key, Row, Table};
@@ -17,7 +17,7 @@ impl Snapshot {
         let Some((number, record)) = self.record(table)? else {
             return Ok(nothing);
         };
-        let reader = IndexReader::new(self, number, &record, |own| own.is(index))?;
+        let reader = IndexReader::new(self, number, record, |own| own.is(index));
         let reader =
             reader.unwrap_or_else(|| panic!("the store has no index {index:?} of {table}, which is read by it"));
         let Some(span) = index::span(index, prefix, start) else {
@@ -37,13 +37,12 @@ impl Snapshot {
     /// Answers [`Query::Rows`](super::Query::Rows).
     pub(super) fn rows_of(&self, table: &Table, keys: &[Key], bytes: usize) -> Result<QueryResult, StoreError> {
         let mut result = QueryResult { is_complete: true, ..QueryResult::default() };
-        let Some(number) = self.number(table)? else {
+        let Some(number) = self.tables.known_number(table) else {
             return Ok(result);
         };
-        let rows = self.transaction.open_table(ROWS)?;
         let mut budget = PageBudget { items: usize::MAX, bytes };
         for (at, key) in keys.iter().enumerate() {
-            let Some(row) = stored_row(&rows, number, key)? else { continue };
+            let Some(row) = self.row_of(number, key)? else { continue };
             let room = budget.spend(row.size());
             result.rows.push(row);
             if !room {
@@ -63,7 +62,7 @@ impl Snapshot {
         offset: usize,
         limit: usize,
     ) -> Result<Option<Vec<Key>>, StoreError> {
-        let Some(reader) = IndexReader::new(self, number, record, |index| index.members == [member])? else {
+        let Some(reader) = IndexReader::new(self, number, record, |index| index.members == [member]) else {
             return Ok(None);
         };
         let (texts, others) = index::texts_and_others();
@@ -90,64 +89,66 @@ impl Snapshot {
     }
 }
 
-type RowTable = ReadOnlyTable<(u32, &'static [u8]), &'static [u8]>;
-
-fn stored_row(rows: &RowTable, number: u32, key: &Key) -> Result<Option<Row>, StoreError> {
-    let value = rows.get((number, key.as_bytes()))?;
-    value.map(|value| layout::decode_row(number, key.as_bytes(), value.value())).transpose()
-}
-
 /// Reads one index of one table.
-struct IndexReader {
+struct IndexReader<'s> {
+    snapshot: &'s Snapshot,
     number: u32,
     /// The number of the index in the record of the table.
     index: u32,
-    record: IndexRecord,
-    entries: ReadOnlyTable<(u32, u32, &'static [u8]), u32>,
-    rows: RowTable,
+    record: &'s IndexRecord,
 }
 
-type Entry<'a> = (AccessGuard<'a, (u32, u32, &'static [u8])>, AccessGuard<'a, u32>);
-
-impl IndexReader {
+impl<'s> IndexReader<'s> {
     /// Of the first index that `is_wanted`, if the table has one.
     fn new(
-        snapshot: &Snapshot,
+        snapshot: &'s Snapshot,
         number: u32,
-        record: &TableRecord,
+        record: &'s TableRecord,
         is_wanted: impl Fn(&IndexRecord) -> bool,
-    ) -> Result<Option<Self>, StoreError> {
-        let Some((index, record)) = (0..).zip(&record.indexes).find(|(_, index)| is_wanted(index)) else {
-            return Ok(None);
-        };
-        let entries = snapshot.transaction.open_table(INDEX_ENTRIES)?;
-        let rows = snapshot.transaction.open_table(ROWS)?;
-        Ok(Some(Self { number, index, record: record.clone(), entries, rows }))
+    ) -> Option<Self> {
+        let (index, record) = (0..).zip(&record.indexes).find(|(_, index)| is_wanted(index))?;
+        Some(Self { snapshot, number, index, record })
     }
 
     fn entries(
         &self,
         (begin, end): &Span,
         direction: Direction,
-    ) -> Result<impl Iterator<Item = Result<Entry<'_>, redb::StorageError>>, StoreError> {
-        let place = |place| (self.number, self.index, place);
-        let mut range = self.entries.range(place(begin.as_slice())..place(end.as_slice()))?;
-        Ok(std::iter::from_fn(move || match direction {
-            Direction::Ascending => range.next(),
-            Direction::Descending => range.next_back(),
-        }))
+    ) -> Result<impl Iterator<Item = Result<LayerEntry<'s>, StoreError>> + use<'s>, StoreError> {
+        let Self { snapshot, number, index, .. } = *self;
+        let in_memory = |memtable: Option<&'s Memtable>| {
+            let part = memtable.and_then(|memtable| memtable.table(number));
+            let entries = part.map(|part| part.entries(index, (begin.as_slice(), end.as_slice())));
+            let newest = |(place, is_there)| Ok(LayerEntry::Newest(place, is_there));
+            in_direction(entries.into_iter().flatten().map(newest), direction)
+        };
+        let place = |place| (number, index, place);
+        let range = || place(begin.as_slice())..place(end.as_slice());
+        let stored = snapshot.base.as_deref().map(|base| base.entries.range(range())).transpose()?;
+        let stored = stored.into_iter().flatten().map(|entry| {
+            let (place, checksum) = entry?;
+            Ok(LayerEntry::Stored(place, checksum))
+        });
+        let settling = snapshot.settling.as_deref().map(|settling| &settling.memtable);
+        let lower = Merged::new(in_memory(settling), in_direction(stored, direction), direction);
+        let all = Merged::new(in_memory(Some(&snapshot.newest)), lower, direction);
+        Ok(all.filter(|entry| entry.as_ref().map_or(true, LayerEntry::is_there)))
     }
 
-    fn key(&self, (place, checksum): &Entry<'_>) -> Result<Key, StoreError> {
-        let (_, _, entry) = place.value();
-        let key = index::key_of(entry, self.record.members.len());
-        let is_whole = checksum.value() == layout::entry_checksum(self.number, self.index, entry);
+    fn key(&self, entry: &LayerEntry<'_>) -> Result<Key, StoreError> {
+        let key = index::key_of(entry.place(), self.record.members.len());
+        let is_whole = match entry {
+            LayerEntry::Newest(..) => true,
+            LayerEntry::Stored(place, checksum) => {
+                checksum.value() == layout::entry_checksum(self.number, self.index, place.value().2)
+            }
+        };
         key.filter(|_| is_whole).ok_or_else(|| self.damaged("an entry has a wrong checksum"))
     }
 
-    fn row(&self, entry: &Entry<'_>) -> Result<Row, StoreError> {
+    fn row(&self, entry: &LayerEntry<'_>) -> Result<Row, StoreError> {
         let key = self.key(entry)?;
-        let row = stored_row(&self.rows, self.number, &key)?;
+        let row = self.snapshot.row_of(self.number, &key)?;
         row.ok_or_else(|| self.damaged(&format!("it has the row {key}, which is not there")))
     }
 
@@ -156,9 +157,16 @@ impl IndexReader {
     }
 }
 
+fn in_direction<T>(mut items: impl DoubleEndedIterator<Item = T>, direction: Direction) -> impl Iterator<Item = T> {
+    std::iter::from_fn(move || match direction {
+        Direction::Ascending => items.next(),
+        Direction::Descending => items.next_back(),
+    })
+}
+
 /// The rows of a part of an index for which a condition holds.
 struct Range<'a> {
-    reader: IndexReader,
+    reader: IndexReader<'a>,
     span: Span,
     direction: Direction,
     condition: &'a Condition,

@@ -2,164 +2,150 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prost::Message;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableHandle};
 
 use super::disk::OpenedDisk;
-use super::durability::{self, Lasting};
-use super::journal::{Found, Journal};
+use super::journal::{Found, Journal, JournalState};
+use super::layers::Base;
 use super::layout::{
-    self, FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_JOURNAL_OPEN,
-    META_LAST_SEQ, META_LOG_BYTES, META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
+    FORMAT_VERSION, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_EPOCH, META_FORMAT, META_JOURNAL_OPEN, META_LAST_SEQ,
+    META_LOG_BYTES, META_SECRET, ROWS, TABLE_NUMBERS, TABLES, TableRecord,
 };
-use super::overlay::Overlay;
+use super::memtable::Memtable;
 use super::tables::Tables;
 use super::{
-    Disk, Snapshot, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, transaction,
+    Disk, DiskFiles, Snapshot, Store, StoreError, StoreOptions, StoreSecret, TableIndexes, WriteState, index, settle,
+    transaction,
 };
-use crate::change::{Change, Epoch, Seq};
+use crate::change::{Epoch, Position, Seq, Timestamp};
 use crate::planted::PlantedBug;
 
 /// A store that is open.
 pub(super) struct Opened {
-    /// What readers see of a database that is ahead of what is durable: it as the last confirmed commit left it. It goes
-    /// before the database does.
-    confirmed: Option<RwLock<Snapshot>>,
-    pub(super) database: Database,
-    /// The disk has no room for what the journal has: that is there for readers, and nothing can be committed.
-    pub(super) is_full: bool,
+    /// What readers see: everything that lasts. It goes before the database does.
+    pub(super) present: RwLock<Snapshot>,
+    /// None where all is in memory.
+    pub(super) database: Option<Database>,
+    /// Held by whoever writes what is settling, until readers find it in the database.
+    pub(super) settles: Mutex<()>,
     failed: Arc<AtomicBool>,
 }
 
 impl Opened {
-    /// What is there to stay.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        match &self.confirmed {
-            Some(confirmed) => Ok(confirmed.read().unwrap_or_else(PoisonError::into_inner).share()),
-            None => Snapshot::new(self.database.begin_read()?),
-        }
-    }
-
-    /// Lets readers see all that was committed. As long as they do, the space of what the next commit replaces is not used
-    /// again: until then at most, and for those who still read what was before.
-    pub(super) fn confirm(&self) -> Result<(), StoreError> {
-        if let Some(confirmed) = &self.confirmed {
-            let snapshot = Snapshot::new(self.database.begin_read()?)?;
-            *confirmed.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
-        }
-        Ok(())
+    fn new(present: Snapshot, database: Option<Database>, failed: Arc<AtomicBool>) -> Self {
+        Self { present: RwLock::new(present), database, settles: Mutex::new(()), failed }
     }
 
     /// Whether the disk failed since: redb then answers from its cache as long as it can, and refuses everything else.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Acquire)
     }
+
+    /// Has it be of no more use.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
 }
 
-/// What is on disk.
+/// A store that was opened.
 pub(super) struct Loaded {
-    pub(super) epoch: Epoch,
+    pub(super) opened: Opened,
+    pub(super) journal: Option<Journal>,
     pub(super) secret: StoreSecret,
-    pub(super) last_seq: Seq,
-    pub(super) log_bytes: u64,
-    /// The generation of the journal, and whether it may have what the database has not.
-    journal: (u64, bool),
-    pub(super) tables: Tables,
-    pub(super) lasting: Lasting,
-    /// Commits that are only in the memory of the database: what the journal had is one.
-    pub(super) unsettled: u32,
 }
 
-pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<(Opened, Loaded), StoreError> {
-    let mut is_full = false;
-    match open_on(disk, options, &mut is_full) {
-        Err(StoreError::DiskFull) if is_full => {
-            tracing::warn!(
-                "the disk has no room for what the journal of the store has: until it has, writes are refused"
-            );
-            open_on(disk, options, &mut is_full)
-        }
-        result => result,
+pub(super) fn open(disk: &dyn Disk, options: &StoreOptions) -> Result<Loaded, StoreError> {
+    match disk.open().map_err(|error| StoreError::Open(error.to_string()))? {
+        Some(files) => open_files(files, options),
+        None => Ok(in_memory(options)),
     }
 }
 
-/// Opens the store as it is, or in memory where the disk `is_full`; it is found to be so where the journal needs more room.
-fn open_on(disk: &dyn Disk, options: &StoreOptions, is_full: &mut bool) -> Result<(Opened, Loaded), StoreError> {
-    let to_open = |error: io::Error| StoreError::Open(error.to_string());
-    let mut backend = disk.open().map_err(to_open)?;
-    if *is_full {
-        backend = Box::new(Overlay::new(backend).map_err(to_open)?);
-    }
-    discard_unfinished_creation(backend.as_ref()).map_err(|error| open_error(redb::Error::Io(error)))?;
+fn in_memory(options: &StoreOptions) -> Loaded {
+    let present = Snapshot {
+        base: None,
+        settling: None,
+        newest: Memtable::default(),
+        tables: Tables::default(),
+        position: Position { epoch: options.fresh_epoch, seq: Seq::ZERO },
+        log_bytes: 0,
+    };
+    let opened = Opened::new(present, None, Arc::default());
+    Loaded { opened, journal: None, secret: options.fresh_secret }
+}
+
+/// Nothing that was committed is written anywhere by this: a disk may have no room for it.
+fn open_files(files: DiskFiles, options: &StoreOptions) -> Result<Loaded, StoreError> {
+    discard_unfinished_creation(files.database.as_ref()).map_err(|error| open_error(redb::Error::Io(error)))?;
     let failed = Arc::new(AtomicBool::new(false));
     let database = Builder::new()
         .set_cache_size(options.cache_bytes)
-        .create_with_backend(OpenedDisk::new(backend, Arc::clone(&failed)))
+        .create_with_backend(OpenedDisk::new(files.database, Arc::clone(&failed)))
         .map_err(|error| open_error(error.into()))?;
     if is_new(&database)? {
         create(&database, options)?;
     }
     upgrade(&database, options)?;
-    let mut loaded = load(&database, disk.is_lasting())?;
-    if let Some(backend) = disk.open_journal().map_err(to_open)? {
-        let journal = Journal::new(backend, loaded.journal, loaded.epoch, options.journal_bytes);
-        use_journal(&database, journal, &mut loaded, options).inspect_err(|_| *is_full = true)?;
-    }
-    build_indexes(&database, &options.indexes, &mut loaded.tables)?;
-    let confirmed = match loaded.lasting {
-        Lasting::Journal(_) => Some(RwLock::new(Snapshot::new(database.begin_read()?)?)),
-        Lasting::InMemory | Lasting::EachCommit => None,
-    };
-    Ok((Opened { confirmed, database, is_full: *is_full, failed }, loaded))
+    let (mut present, secret, of_journal) = load(&database)?;
+    let mut journal = Journal::new(files.journal, of_journal, present.position.epoch, options.journal_bytes);
+    redo(&database, &mut journal, &mut present, options)?;
+    let opened = Opened::new(present, Some(database), failed);
+    build_indexes(&opened, &mut journal, options)?;
+    Ok(Loaded { opened, journal: Some(journal), secret })
 }
 
 /// Does again what the journal has and the database has not.
-fn use_journal(
+fn redo(
     database: &Database,
-    mut journal: Journal,
-    loaded: &mut Loaded,
+    journal: &mut Journal,
+    present: &mut Snapshot,
     options: &StoreOptions,
 ) -> Result<(), StoreError> {
-    if journal.is_open() {
-        match journal.find(loaded.last_seq)? {
-            Found::Records(records) if records.is_empty() => {}
-            Found::Records(records) => {
-                transaction::redo(database, loaded, &options.indexes, &records)?;
-                loaded.unsettled = 1;
-                tracing::info!(commits = records.len(), last_seq = %loaded.last_seq, "commits were taken from the journal");
-            }
-            Found::Lost(why) => {
-                begin_another_history(database, loaded, options.fresh_epoch, why)?;
-                journal.close(loaded.epoch);
-            }
+    if !journal.is_open() {
+        return Ok(());
+    }
+    match journal.find(present.position.seq)? {
+        Found::Records(records) if records.is_empty() => {}
+        Found::Records(records) => {
+            transaction::redo(present, &options.indexes, &records)?;
+            tracing::info!(commits = records.len(), last_seq = %present.position.seq, "commits were taken from the journal");
+        }
+        Found::Lost(why) => {
+            begin_another_history(database, present, options.fresh_epoch, why)?;
+            journal.close(present.position.epoch);
         }
     }
-    loaded.lasting = Lasting::Journal(journal);
     Ok(())
 }
 
 /// What was acknowledged last may be lost: no position of before may be taken for one of what comes now.
-fn begin_another_history(database: &Database, loaded: &mut Loaded, epoch: Epoch, why: &str) -> Result<(), StoreError> {
-    if epoch == loaded.epoch {
+fn begin_another_history(
+    database: &Database,
+    present: &mut Snapshot,
+    epoch: Epoch,
+    why: &str,
+) -> Result<(), StoreError> {
+    if epoch == present.position.epoch {
         return Err(StoreError::Damaged(format!(
             "its newest changes are lost from its journal ({why}); restart starfeed"
         )));
     }
     tracing::error!(
-        last_seq = %loaded.last_seq,
+        last_seq = %present.position.seq,
         "the journal of the store is not the one that belongs to it ({why}): its newest changes may be lost, and every \
          client begins anew"
     );
-    let transaction = durability::begin(database)?;
+    let transaction = settle::begin(database)?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_EPOCH, epoch.0.to_le_bytes().as_slice())?;
         meta.insert(META_JOURNAL_OPEN, 0_u64.to_le_bytes().as_slice())?;
     }
     transaction.commit()?;
-    loaded.epoch = epoch;
+    present.position.epoch = epoch;
     Ok(())
 }
 
@@ -209,7 +195,7 @@ fn is_new(database: &Database) -> Result<bool, StoreError> {
 }
 
 fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
-    let transaction = durability::begin(database)?;
+    let transaction = settle::begin(database)?;
     {
         let mut meta = transaction.open_table(META)?;
         meta.insert(META_FORMAT, FORMAT_VERSION.to_le_bytes().as_slice())?;
@@ -228,7 +214,7 @@ fn create(database: &Database, options: &StoreOptions) -> Result<(), StoreError>
 }
 
 /// Brings a store of an older format to the present one. Of format 1 the log goes, which no client can ask for, and it gets a
-/// secret; formats 2, 3 and 4 are read as they are.
+/// secret; the others are read as they are.
 fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError> {
     let read = database.begin_read()?;
     let meta = read.open_table(META)?;
@@ -237,7 +223,7 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
         return Ok(());
     }
     let last_seq = Tables::position(&meta)?.seq;
-    let transaction = durability::begin(database)?;
+    let transaction = settle::begin(database)?;
     if format == Some(1) {
         transaction.open_table(LOG)?.retain(|_, _| false)?;
         transaction.open_table(LOG_ORDER)?.retain(|_, _| false)?;
@@ -258,7 +244,8 @@ fn upgrade(database: &Database, options: &StoreOptions) -> Result<(), StoreError
     Ok(())
 }
 
-fn load(database: &Database, is_lasting: bool) -> Result<Loaded, StoreError> {
+/// What the database has, its secret, and what it says of its journal.
+fn load(database: &Database) -> Result<(Snapshot, StoreSecret, JournalState), StoreError> {
     let transaction = database.begin_read()?;
     let meta = transaction.open_table(META)?;
     match Tables::format(&meta)? {
@@ -268,45 +255,54 @@ fn load(database: &Database, is_lasting: bool) -> Result<Loaded, StoreError> {
         }
         None => return Err(StoreError::Damaged("it has no format version".to_owned())),
     }
-    let position = Tables::position(&meta)?;
     let mut tables = Tables::default();
     for entry in transaction.open_table(TABLES)?.iter()? {
         let (number, record) = entry?;
         tables.add(number.value(), Tables::decode_record(record.value())?);
     }
-    Ok(Loaded {
-        epoch: position.epoch,
-        secret: Tables::secret(&meta)?,
-        last_seq: position.seq,
-        log_bytes: Tables::log_bytes(&meta)?,
-        journal: Tables::journal(&meta)?,
+    let present = Snapshot {
+        base: Some(Arc::new(Base::of(database)?)),
+        settling: None,
+        newest: Memtable::default(),
         tables,
-        lasting: if is_lasting { Lasting::EachCommit } else { Lasting::InMemory },
-        unsettled: 0,
-    })
+        position: Tables::position(&meta)?,
+        log_bytes: Tables::log_bytes(&meta)?,
+    };
+    Ok((present, Tables::secret(&meta)?, Tables::journal(&meta)?))
 }
 
-/// Builds the `wanted` indexes where others are there: all of a table if one of them is not as it should be.
-fn build_indexes(database: &Database, wanted: &[TableIndexes], tables: &mut Tables) -> Result<(), StoreError> {
-    let mut stale: Vec<(u32, &mut TableRecord)> = Vec::new();
-    for (number, record) in tables.records_mut() {
+/// The tables that do not have the `wanted` indexes, by number, with those that they should have.
+fn stale_indexes(tables: &Tables, wanted: &[TableIndexes]) -> Vec<(u32, TableRecord)> {
+    let stale = |(number, record): (u32, &TableRecord)| {
         let indexes = index::records_of(&record.path, wanted);
-        if record.indexes != indexes {
-            record.indexes = indexes;
-            stale.push((number, record));
-        }
-    }
-    if stale.is_empty() {
+        (record.indexes != indexes).then(|| (number, TableRecord { indexes, ..record.clone() }))
+    };
+    tables.records().filter_map(stale).collect()
+}
+
+/// Builds the wanted indexes where others are there: all of a table if one of them is not as it should be.
+fn build_indexes(opened: &Opened, journal: &mut Journal, options: &StoreOptions) -> Result<(), StoreError> {
+    let Some(database) = &opened.database else { return Ok(()) };
+    let stale = || stale_indexes(&opened.present().tables, &options.indexes);
+    if stale().is_empty() {
         return Ok(());
     }
-    let transaction = durability::begin(database)?;
-    for (number, record) in stale {
-        index::rebuild(&transaction, number, &record.indexes)?;
+    // What the journal has, has entries in the indexes of before.
+    opened.settle_left(journal, Timestamp(0), options.retention)?;
+    let stale = stale();
+    let transaction = settle::begin(database)?;
+    for (number, record) in &stale {
+        index::rebuild(&transaction, *number, &record.indexes)?;
         transaction.open_table(TABLES)?.insert(number, record.encode_to_vec().as_slice())?;
         tracing::info!(table = record.path, indexes = record.indexes.len(), rows = record.rows, "indexes were built");
     }
     transaction.commit()?;
-    Ok(())
+    let mut present = opened.present_mut();
+    present.base = Some(Arc::new(Base::of(database)?));
+    stale.into_iter().try_for_each(|(number, record)| {
+        *present.tables.record_mut(number)? = record;
+        Ok(())
+    })
 }
 
 impl Store {
@@ -315,41 +311,24 @@ impl Store {
         let mut slot = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
         // The old one goes first: there must never be two that write to the same disk.
         drop(slot.take());
-        let (opened, loaded) = open(self.shared.disk.as_ref(), &self.shared.options)?;
-        if loaded.epoch != self.shared.epoch || loaded.last_seq < state.last_seq {
+        let Loaded { opened, journal, .. } = open(self.shared.disk.as_ref(), &self.shared.options)?;
+        let confirmed = Seq(self.shared.last_seq.load(Ordering::Acquire));
+        let position = opened.present().position;
+        if position.epoch != self.shared.epoch || position.seq < confirmed {
             return Err(StoreError::Damaged(format!(
-                "after a fault it ends at change {} where {} was confirmed; restart starfeed",
-                loaded.last_seq, state.last_seq
+                "after a fault it ends at change {} where {confirmed} was confirmed; restart starfeed",
+                position.seq
             )));
         }
         if !PlantedBug::RecoveredChangesForgotten.is_planted() {
-            state.recovered.extend(changes_between(&opened.database, &loaded.tables, state.last_seq, loaded.last_seq)?);
+            state.recovered.extend(opened.present().all_changes_after(confirmed)?);
         }
-        state.last_seq = loaded.last_seq;
-        state.log_bytes = loaded.log_bytes;
-        state.tables = loaded.tables;
-        state.lasting = loaded.lasting;
-        state.unsettled = loaded.unsettled;
+        state.journal = journal;
         state.failed = false;
         *slot = Some(opened);
+        drop(slot);
         self.note_figures(state);
-        tracing::debug!(last_seq = %state.last_seq, "the store was opened again after a fault");
+        tracing::debug!(last_seq = %position.seq, "the store was opened again after a fault");
         Ok(())
     }
-}
-
-fn changes_between(database: &Database, tables: &Tables, after: Seq, upto: Seq) -> Result<Vec<Change>, StoreError> {
-    let transaction = database.begin_read()?;
-    let order = transaction.open_table(LOG_ORDER)?;
-    let log = transaction.open_table(LOG)?;
-    let mut changes = Vec::new();
-    for entry in order.range(after.0 + 1..=upto.0)? {
-        let (seq, place) = entry?;
-        let number = place.value().0;
-        let record = log
-            .get((number, seq.value()))?
-            .ok_or_else(|| StoreError::Damaged(format!("change {} is in the order but not in the log", seq.value())))?;
-        changes.push(layout::decode_change(&tables.table(number)?, number, Seq(seq.value()), record.value())?);
-    }
-    Ok(changes)
 }

@@ -23,6 +23,12 @@ impl BlockRow<'_> {
     pub fn size(&self) -> usize {
         Row::size_of(self.key, self.document)
     }
+
+    /// The same row in memory of its own.
+    pub fn to_row(self) -> Row {
+        let key = Key::from_stored(Bytes::copy_from_slice(self.key));
+        Row { key, version: self.version, document: Document::from_stored(Bytes::copy_from_slice(self.document)) }
+    }
 }
 
 impl fmt::Debug for BlockRow<'_> {
@@ -90,9 +96,7 @@ impl RowBlock {
     ///
     /// Panics where there is none.
     pub fn row(&self, at: usize) -> Row {
-        let BlockRow { key, version, document } = self.get(at);
-        let key = Key::from_stored(Bytes::copy_from_slice(key));
-        Row { key, version, document: Document::from_stored(Bytes::copy_from_slice(document)) }
+        self.get(at).to_row()
     }
 
     /// The key of the last row.

@@ -3,14 +3,17 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+use redb::ReadableTableMetadata;
 
-use super::layout::{self, LOG, ROWS, TABLE_NUMBERS, TABLES, TableRecord};
-use super::query::{Order, Query, QueryResult};
+use super::layers::{Base, LayerRow, Merged};
+use super::layout::{self, TableRecord};
+use super::memtable::{Beneath, Memtable};
+use super::query::{Direction, Order, Query, QueryResult};
 use super::row_block::{BlockRow, RowBlock, RowBlockBuilder};
-use super::{Store, StoreError, Tables};
-use crate::change::{Change, Document, Key, Position, Row, Seq, Table};
+use super::settle::Settling;
+use super::tables::Tables;
+use super::{Store, StoreError, TableIndexes};
+use crate::change::{Cause, Change, Document, Key, Position, Row, Seq, Table};
 use crate::planted::PlantedBug;
 
 /// How much one page may hold; a page has at least one item where there is one.
@@ -54,7 +57,7 @@ pub enum ChangePage {
     Trimmed,
 }
 
-/// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use.
+/// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use, and may fail as well.
 const ATTEMPTS: usize = 5;
 
 /// Reads `store` as it is now, and again if a fault ends that. This waits for the disk.
@@ -62,7 +65,7 @@ pub fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>)
     let attempt = || store.snapshot().and_then(|snapshot| work(&snapshot));
     let mut result = attempt();
     for _ in 1..ATTEMPTS {
-        if !matches!(result, Err(StoreError::Disk(_))) {
+        if !matches!(result, Err(StoreError::Disk(_) | StoreError::DiskFull | StoreError::Open(_))) {
             break;
         }
         result = attempt();
@@ -71,9 +74,17 @@ pub fn read<T>(store: &Store, work: impl Fn(&Snapshot) -> Result<T, StoreError>)
 }
 
 /// The store at one position. Keep it for one page only: as long as it lives, the space of what it sees cannot be used again.
+#[derive(Clone)]
 pub struct Snapshot {
-    pub(super) transaction: Arc<ReadTransaction>,
-    position: Position,
+    /// What the database has; `None` where all is in memory.
+    pub(super) base: Option<Arc<Base>>,
+    /// Above it, what is on its way there.
+    pub(super) settling: Option<Arc<Settling>>,
+    /// Above both, what was committed since.
+    pub(super) newest: Memtable,
+    pub(super) tables: Tables,
+    pub(super) position: Position,
+    pub(super) log_bytes: u64,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -83,35 +94,86 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn new(transaction: ReadTransaction) -> Result<Self, StoreError> {
-        let position = Tables::position(&transaction.open_table(layout::META)?)?;
-        Ok(Self { transaction: Arc::new(transaction), position })
-    }
-
-    /// The same one for another reader.
-    pub(super) fn share(&self) -> Self {
-        Self { transaction: Arc::clone(&self.transaction), position: self.position }
-    }
-
     /// The newest change that it contains.
     pub fn position(&self) -> Position {
         self.position
     }
 
+    /// What is above the database, the newest first.
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        [&self.newest].into_iter().chain(self.settling.as_deref().map(|settling| &settling.memtable))
+    }
+
+    /// Makes `changes`, which follow it, happen.
+    pub(super) fn apply(&mut self, changes: &[Change], indexes: &[TableIndexes]) -> Result<(), StoreError> {
+        let beneath = if self.base.is_some() { Beneath::Database } else { Beneath::Nothing };
+        for change in changes {
+            let number = self.tables.number(&change.table, indexes);
+            let record = self.tables.record_mut(number)?;
+            match (&change.old, &change.new) {
+                (None, Some(_)) => record.rows += 1,
+                (Some(_), None) => record.rows -= 1,
+                _ => {}
+            }
+            if change.cause == Cause::Load {
+                // Whoever needs what was before it has to begin anew.
+                record.trimmed_to = change.seq.0;
+            }
+            self.log_bytes += u64::from(self.newest.apply(number, &record.indexes, change, beneath));
+            self.position.seq = change.seq;
+        }
+        Ok(())
+    }
+
     /// One row; `None` where there is none.
     pub fn row(&self, table: &Table, key: &Key) -> Result<Option<Row>, StoreError> {
-        let Some(number) = self.number(table)? else {
+        let Some(number) = self.tables.known_number(table) else {
             return Ok(None);
         };
-        let rows = self.transaction.open_table(ROWS)?;
-        rows.get((number, key.as_bytes()))?
-            .map(|value| layout::decode_row(number, key.as_bytes(), value.value()))
-            .transpose()
+        self.row_of(number, key)
+    }
+
+    /// A row of the table `number`.
+    pub(super) fn row_of(&self, number: u32, key: &Key) -> Result<Option<Row>, StoreError> {
+        let found = self.document(number, key)?;
+        Ok(found.map(|(version, document)| Row { key: key.clone(), version, document }))
+    }
+
+    /// The version of a row of the table `number`, and what it says.
+    pub(super) fn document(&self, number: u32, key: &Key) -> Result<Option<(Seq, Document)>, StoreError> {
+        if let Some(row) = self.memtables().find_map(|memtable| memtable.row(number, key.as_bytes())) {
+            return Ok(row.clone());
+        }
+        let Some(base) = &self.base else {
+            return Ok(None);
+        };
+        let value = base.rows.get((number, key.as_bytes()))?;
+        value.map(|value| layout::decode_document(number, key.as_bytes(), value.value())).transpose()
+    }
+
+    /// The rows of the table `number` whose key is behind `after`, or all of them, in key order.
+    fn layer_rows<'s>(
+        &'s self,
+        number: u32,
+        after: Option<&Key>,
+    ) -> Result<impl Iterator<Item = Result<LayerRow<'s>, StoreError>> + use<'s>, StoreError> {
+        let in_memory = |memtable: Option<&'s Memtable>| {
+            let rows = memtable.and_then(|memtable| memtable.table(number)).map(|part| part.rows_after(after));
+            rows.into_iter().flatten().map(|(key, row)| Ok(LayerRow::Newest(key, row)))
+        };
+        let stored = self.base.as_deref().map(|base| range_after(base, number, after)).transpose()?;
+        let stored = stored.into_iter().flatten().map(|entry| {
+            let (place, value) = entry?;
+            Ok(LayerRow::Stored(place, value))
+        });
+        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
+        let lower = Merged::new(in_memory(settling), stored, Direction::Ascending);
+        Ok(Merged::new(in_memory(Some(&self.newest)), lower, Direction::Ascending))
     }
 
     /// Whether something was ever written to the table.
     pub fn has_table(&self, table: &Table) -> Result<bool, StoreError> {
-        Ok(self.number(table)?.is_some())
+        Ok(self.tables.known_number(table).is_some())
     }
 
     /// How many rows the table has.
@@ -122,10 +184,7 @@ impl Snapshot {
     /// The rows whose key follows `after`, or the first ones, in key order.
     pub fn rows_after(&self, table: &Table, after: Option<&Key>, budget: PageBudget) -> Result<RowPage, StoreError> {
         let mut rows = Vec::new();
-        let complete = self.each_row_after(table, after, budget, |BlockRow { key, version, document }| {
-            let key = Key::from_stored(Bytes::copy_from_slice(key));
-            rows.push(Row { key, version, document: Document::from_stored(Bytes::copy_from_slice(document)) });
-        })?;
+        let complete = self.each_row_after(table, after, budget, |row| rows.push(row.to_row()))?;
         Ok(RowPage { rows, complete })
     }
 
@@ -147,20 +206,18 @@ impl Snapshot {
         mut budget: PageBudget,
         mut take: impl FnMut(BlockRow<'_>),
     ) -> Result<bool, StoreError> {
-        let Some(number) = self.number(table)? else {
+        let Some(number) = self.tables.known_number(table) else {
             return Ok(true);
         };
-        let rows = self.transaction.open_table(ROWS)?;
         let mut room = true;
-        for entry in range_after(&rows, number, after)? {
-            let (key, value) = entry?;
+        for entry in self.layer_rows(number, after)? {
+            let entry = entry?;
+            let Some(row) = entry.row(number)? else { continue };
             if !room {
                 return Ok(false);
             }
-            let key = key.value().1;
-            let (version, document) = layout::checked_row(number, key, value.value())?;
-            room = budget.spend(Row::size_of(key, document));
-            take(BlockRow { key, version, document });
+            room = budget.spend(row.size());
+            take(row);
         }
         Ok(true)
     }
@@ -174,19 +231,50 @@ impl Snapshot {
         if record.trimmed_to > after.0 && !PlantedBug::TrimmedLogLooksComplete.is_planted() {
             return Ok(ChangePage::Trimmed);
         }
-        let log = self.transaction.open_table(LOG)?;
         let mut room = true;
-        let following = (Bound::Excluded((number, after.0)), Bound::Included((number, u64::MAX)));
-        for entry in log.range::<(u32, u64)>(following)? {
-            let (place, value) = entry?;
+        if let Some(base) = &self.base {
+            let following = (Bound::Excluded((number, after.0)), Bound::Included((number, u64::MAX)));
+            for entry in base.log.range::<(u32, u64)>(following)? {
+                let (place, value) = entry?;
+                if !room {
+                    return Ok(ChangePage::Changes { changes, complete: false });
+                }
+                let change = layout::decode_change(table, number, Seq(place.value().1), value.value())?;
+                room = budget.spend(change.size());
+                changes.push(change);
+            }
+        }
+        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
+        let parts = settling.into_iter().chain([&self.newest]).filter_map(|memtable| memtable.table(number));
+        for logged in parts.flat_map(|part| part.log_after(after)) {
             if !room {
                 return Ok(ChangePage::Changes { changes, complete: false });
             }
-            let change = layout::decode_change(table, number, Seq(place.value().1), value.value())?;
-            room = budget.spend(change.size());
-            changes.push(change);
+            room = budget.spend(logged.change.size());
+            changes.push(Change::clone(&logged.change));
         }
         Ok(ChangePage::Changes { changes, complete: true })
+    }
+
+    /// The changes of all tables behind `after`, in order.
+    pub(super) fn all_changes_after(&self, after: Seq) -> Result<Vec<Change>, StoreError> {
+        let mut changes = Vec::new();
+        if let Some(base) = &self.base {
+            for entry in base.order.range(after.0 + 1..)? {
+                let (seq, place) = entry?;
+                let (seq, number) = (seq.value(), place.value().0);
+                let record = base.log.get((number, seq))?;
+                let record = record
+                    .ok_or_else(|| StoreError::Damaged(format!("change {seq} is in the order but not in the log")))?;
+                changes.push(layout::decode_change(&self.tables.table(number)?, number, Seq(seq), record.value())?);
+            }
+        }
+        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
+        let memtables = settling.into_iter().chain([&self.newest]);
+        changes.extend(
+            memtables.flat_map(|memtable| memtable.log_after(after)).map(|(_, logged)| Change::clone(&logged.change)),
+        );
+        Ok(changes)
     }
 
     /// Answers a query. `bytes_max` bounds the rows of the answer.
@@ -221,13 +309,20 @@ impl Snapshot {
     }
 
     fn list_by_key(&self, table: &Table, offset: usize, limit: usize, answer: &mut Answer) -> Result<(), StoreError> {
-        let Some(number) = self.number(table)? else {
+        let Some(number) = self.tables.known_number(table) else {
             return Ok(());
         };
-        let rows = self.transaction.open_table(ROWS)?;
-        for entry in range_after(&rows, number, None)?.skip(offset).take(limit) {
-            let (key, value) = entry?;
-            answer.push(layout::decode_row(number, key.value().1, value.value())?)?;
+        let mut passed = 0;
+        for entry in self.layer_rows(number, None)? {
+            let entry = entry?;
+            let Some(row) = entry.row(number)? else { continue };
+            if passed >= offset.saturating_add(limit) {
+                break;
+            }
+            if passed >= offset {
+                answer.push(row.to_row())?;
+            }
+            passed += 1;
         }
         Ok(())
     }
@@ -237,14 +332,13 @@ impl Snapshot {
         let Some((number, record)) = self.record(table)? else {
             return Ok(Vec::new());
         };
-        if let Some(keys) = self.keys_by_index((number, &record), member, offset, limit)? {
+        if let Some(keys) = self.keys_by_index((number, record), member, offset, limit)? {
             return Ok(keys);
         }
-        let rows = self.transaction.open_table(ROWS)?;
         let mut keys = Vec::new();
-        for entry in range_after(&rows, number, None)? {
-            let (key, value) = entry?;
-            let row = layout::decode_row(number, key.value().1, value.value())?;
+        for entry in self.layer_rows(number, None)? {
+            let entry = entry?;
+            let Some(row) = entry.row(number)?.map(|row| row.to_row()) else { continue };
             let name = row.document.members().and_then(|mut members| match members.remove(member) {
                 Some(serde_json::Value::String(name)) => Some(name),
                 _ => None,
@@ -257,22 +351,15 @@ impl Snapshot {
 
     /// How many changes the log holds, of all tables.
     pub fn log_entries(&self) -> Result<u64, StoreError> {
-        Ok(self.transaction.open_table(layout::LOG_ORDER)?.len()?)
+        let stored = self.base.as_ref().map_or(Ok(0), |base| base.order.len())?;
+        Ok(stored + self.memtables().map(|memtable| memtable.log_entries() as u64).sum::<u64>())
     }
 
-    pub(super) fn number(&self, table: &Table) -> Result<Option<u32>, StoreError> {
-        let numbers = self.transaction.open_table(TABLE_NUMBERS)?;
-        Ok(numbers.get(table.path())?.map(|number| number.value()))
-    }
-
-    pub(super) fn record(&self, table: &Table) -> Result<Option<(u32, TableRecord)>, StoreError> {
-        let Some(number) = self.number(table)? else {
+    pub(super) fn record(&self, table: &Table) -> Result<Option<(u32, &TableRecord)>, StoreError> {
+        let Some(number) = self.tables.known_number(table) else {
             return Ok(None);
         };
-        let tables = self.transaction.open_table(TABLES)?;
-        let record =
-            tables.get(number)?.ok_or_else(|| StoreError::Damaged(format!("table {} has no record", table.path())))?;
-        Ok(Some((number, Tables::decode_record(record.value())?)))
+        Ok(Some((number, self.tables.record(number)?)))
     }
 }
 
@@ -300,11 +387,7 @@ impl Answer {
 
 type RowRange<'a> = redb::Range<'a, (u32, &'static [u8]), &'static [u8]>;
 
-fn range_after<'a>(
-    rows: &'a ReadOnlyTable<(u32, &'static [u8]), &'static [u8]>,
-    number: u32,
-    after: Option<&Key>,
-) -> Result<RowRange<'a>, StoreError> {
+fn range_after<'a>(base: &'a Base, number: u32, after: Option<&Key>) -> Result<RowRange<'a>, StoreError> {
     let empty: &[u8] = &[];
     let start = match after {
         Some(key) => Bound::Excluded((number, key.as_bytes())),
@@ -314,5 +397,5 @@ fn range_after<'a>(
         Some(next) => Bound::Excluded((next, empty)),
         None => Bound::Unbounded,
     };
-    Ok(rows.range::<(u32, &[u8])>((start, end))?)
+    Ok(base.rows.range::<(u32, &[u8])>((start, end))?)
 }

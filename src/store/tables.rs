@@ -3,21 +3,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use prost::Message;
 use redb::ReadOnlyTable;
 
+use super::journal::{JournalState, SettledUpTo};
 use super::layout::{
-    META_EPOCH, META_FORMAT, META_JOURNAL, META_JOURNAL_OPEN, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, TableRecord,
+    META_EPOCH, META_FORMAT, META_JOURNAL, META_JOURNAL_OPEN, META_LAST_SEQ, META_LOG_BYTES, META_SECRET, META_SETTLED,
+    TableRecord,
 };
 use super::{StoreError, StoreSecret, TableIndexes, index};
 use crate::change::{Epoch, Position, Seq, Table};
 
 type Meta = ReadOnlyTable<&'static str, &'static [u8]>;
 
-/// All tables of a store, as the writer keeps them in memory. Each commit works on a copy, which shares what it does not change.
+/// All tables of a store, as they are kept in memory. A copy shares what is not changed afterwards.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
-    records: HashMap<u32, Arc<TableRecord>>,
+    records: OrdMap<u32, Arc<TableRecord>>,
     numbers: Arc<HashMap<String, u32>>,
 }
 
@@ -27,16 +30,16 @@ impl Tables {
         self.records.insert(number, Arc::new(record));
     }
 
-    /// The number of `table`, a new one if it is not known yet, with those of `indexes` that are its own; and whether it is new.
-    pub(super) fn number(&mut self, table: &Table, indexes: &[TableIndexes]) -> (u32, bool) {
+    /// The number of `table`: a new one, with those of `indexes` that are its own, if it is not known yet.
+    pub(super) fn number(&mut self, table: &Table, indexes: &[TableIndexes]) -> u32 {
         if let Some(&number) = self.numbers.get(table.path()) {
-            return (number, false);
+            return number;
         }
         let number = u32::try_from(self.records.len()).expect("a store has fewer than 2^32 tables");
         let path = table.path().to_owned();
         let indexes = index::records_of(&path, indexes);
         self.add(number, TableRecord { path, rows: 0, trimmed_to: 0, indexes });
-        (number, true)
+        number
     }
 
     pub(super) fn known_number(&self, table: &Table) -> Option<u32> {
@@ -44,8 +47,8 @@ impl Tables {
     }
 
     /// All tables, by number.
-    pub(super) fn records_mut(&mut self) -> impl Iterator<Item = (u32, &mut TableRecord)> {
-        self.records.iter_mut().map(|(&number, record)| (number, Arc::make_mut(record)))
+    pub(super) fn records(&self) -> impl Iterator<Item = (u32, &TableRecord)> {
+        self.records.iter().map(|(&number, record)| (number, record.as_ref()))
     }
 
     pub(super) fn record(&self, number: u32) -> Result<&TableRecord, StoreError> {
@@ -81,10 +84,17 @@ impl Tables {
         Ok(Self::number_in(meta, META_LOG_BYTES)?.unwrap_or(0))
     }
 
-    /// The generation of the journal, and whether it may have what the database has not.
-    pub(super) fn journal(meta: &Meta) -> Result<(u64, bool), StoreError> {
-        let generation = Self::number_in(meta, META_JOURNAL)?.unwrap_or(0);
-        Ok((generation, Self::number_in(meta, META_JOURNAL_OPEN)? == Some(1)))
+    /// What the database says of its journal.
+    pub(super) fn journal(meta: &Meta) -> Result<JournalState, StoreError> {
+        let is_open = Self::number_in(meta, META_JOURNAL_OPEN)? == Some(1);
+        let settled = match Self::number_in(meta, META_SETTLED)? {
+            Some(settled) => SettledUpTo::Generation(settled),
+            None => match Self::number_in(meta, META_JOURNAL)? {
+                Some(open) if is_open => SettledUpTo::Before(open),
+                closed => SettledUpTo::Generation(closed.unwrap_or(0)),
+            },
+        };
+        Ok(JournalState { settled, is_open })
     }
 
     pub(super) fn format(meta: &Meta) -> Result<Option<u64>, StoreError> {

@@ -1,31 +1,21 @@
-//! One commit: mutations become rows and numbered log entries, and what retention no longer keeps goes.
+//! One commit: mutations become numbered changes, which last before anybody sees them.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::sync::PoisonError;
 
-use prost::Message;
-use redb::{CursorError, Database, Durability, ReadableTable, WriteTransaction};
-
-use super::durability;
-use super::index::EntryTable;
 use super::journal::{JournaledChange, Record, RecordBytes};
-use super::layout::{
-    self, INDEX_ENTRIES, LOG, LOG_ORDER, META, META_LAST_SEQ, META_LOG_BYTES, ROWS, TABLE_NUMBERS, TABLES,
-};
-use super::recovery::Loaded;
-use super::tables::Tables;
+use super::recovery::Opened;
 use super::{
-    Committed, Mutation, Outcome, Retention, Store, StoreError, TableIndexes, Unit, UnitResult, WriteState, index,
+    Committed, Mutation, Outcome, Retention, Snapshot, Store, StoreError, TableIndexes, Unit, UnitResult, WriteState,
 };
 use crate::change::{Cause, Change, Document, Key, Seq, Table, Timestamp};
 use crate::planted::PlantedBug;
 
-/// Removed from the log in one commit, beside as many as it adds: retention must not make a commit long.
+/// Removed from the log of a store in memory in one commit, beside as many as it adds: retention must not make a commit long.
 const TRIMMED_PER_COMMIT: usize = 512;
 
 impl Store {
-    pub(super) fn write_transaction(
+    pub(super) fn write(
         &self,
         state: &mut WriteState,
         now: Timestamp,
@@ -33,205 +23,165 @@ impl Store {
     ) -> Result<Committed, StoreError> {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let opened = slot.as_ref().ok_or_else(|| StoreError::Disk("it cannot be read".to_owned()))?;
-        let transaction = opened.database.begin_write()?;
-        // Worked on as a copy: what is in memory changes only once the disk has it.
-        let mut work = Work {
-            tables: state.tables.clone(),
-            indexes: &self.shared.options.indexes,
-            touched: BTreeSet::new(),
-            last_seq: state.last_seq,
-            log_bytes: state.log_bytes,
-            changes: Vec::new(),
-        };
-        let mut record = Record::new(now);
-        let (results, trimmed) = {
-            let mut open = Open::new(&transaction)?;
-            let results = work.apply(&mut open, now, units, &mut record)?;
-            (results, work.trim(&mut open, now, self.shared.options.retention, state.last_seq)?)
-        };
-        if work.last_seq == state.last_seq && !trimmed {
-            transaction.abort()?;
-        } else {
-            work.finish(&transaction)?;
-            let result = state.lasting.commit(opened, &mut state.unsettled, transaction, record);
-            if !PlantedBug::PublishedBeforeDurable.is_planted() {
-                result?;
-            }
+        let options = &self.shared.options;
+        let work = Work::apply(&opened.present(), now, units)?;
+        if !work.changes.is_empty() {
+            let commit = Commit { opened, now, changes: &work.changes, indexes: &options.indexes };
+            commit.make(state, options.retention)?;
         }
-        state.tables = work.tables;
-        state.last_seq = work.last_seq;
-        state.log_bytes = work.log_bytes;
+        let mut trimmed = false;
+        if state.journal.is_none() {
+            let at_once = TRIMMED_PER_COMMIT + work.changes.len();
+            trimmed = opened.present_mut().trim(now, options.retention, work.before, at_once)?;
+        }
+        let present = opened.present();
         let mut changes = std::mem::take(&mut state.recovered);
-        changes.extend(work.changes);
-        Ok(Committed { changes, results, upto: state.last_seq, trimmed })
+        changes.extend(work.changes.into_iter().filter(|change| change.cause != Cause::Load));
+        Ok(Committed {
+            changes,
+            results: work.results,
+            upto: present.position.seq,
+            trimmed,
+            must_settle: present.settling.is_some(),
+        })
     }
 }
 
-/// Does again what `records` say, in memory: the journal still has it.
+/// Changes that are to be made.
+struct Commit<'a> {
+    opened: &'a Opened,
+    now: Timestamp,
+    changes: &'a [Change],
+    indexes: &'a [TableIndexes],
+}
+
+impl Commit<'_> {
+    /// Has them last, and then be seen.
+    fn make(&self, state: &mut WriteState, retention: Retention) -> Result<(), StoreError> {
+        if let Some(journal) = &mut state.journal {
+            let mut record = Record::new(self.now);
+            self.changes.iter().for_each(|change| record.push(change));
+            let is_too_large = !journal.has_room_for(&record);
+            if PlantedBug::CheckpointForgetsJournal.is_planted() && !is_too_large && !journal.takes(&record) {
+                journal.forget();
+            }
+            if !journal.is_begun() || (!is_too_large && !journal.takes(&record)) {
+                self.opened.begin_generation(journal, self.now, retention)?;
+            }
+            if is_too_large {
+                let ahead = |present: &mut Snapshot| present.apply(self.changes, self.indexes);
+                return self.opened.settle_with(journal, ahead, self.now, retention);
+            }
+            let appended = journal.append(record);
+            if !PlantedBug::PublishedBeforeDurable.is_planted() {
+                appended?;
+            }
+        }
+        // Not before: what a reader has seen must never be gone.
+        self.opened.present_mut().apply(self.changes, self.indexes)
+    }
+}
+
+/// Makes the changes of `records` happen again: the rows are what they were when those were written.
 pub(super) fn redo(
-    database: &Database,
-    loaded: &mut Loaded,
+    present: &mut Snapshot,
     indexes: &[TableIndexes],
     records: &[RecordBytes],
 ) -> Result<(), StoreError> {
-    let mut transaction = database.begin_write()?;
-    durability::set_durability(&mut transaction, Durability::None)?;
-    let mut work = Work {
-        tables: std::mem::take(&mut loaded.tables),
-        indexes,
-        touched: BTreeSet::new(),
-        last_seq: loaded.last_seq,
-        log_bytes: loaded.log_bytes,
-        changes: Vec::new(),
-    };
-    {
-        let mut open = Open::new(&transaction)?;
-        records.iter().try_for_each(|record| work.redo(&mut open, record))?;
+    for record in records {
+        for JournaledChange { table, key, old_version, new, cause } in record.changes()? {
+            let seq = present.position.seq.next();
+            let (old, version) = current(present, &table, &key)?;
+            if version != old_version {
+                return Err(StoreError::Damaged(format!("change {seq} in its journal is one of another row")));
+            }
+            let change = Change { seq, table, key, old, old_version, new, time: record.time(), cause };
+            present.apply(&[change], indexes)?;
+        }
     }
-    work.finish(&transaction)?;
-    transaction.commit()?;
-    (loaded.tables, loaded.last_seq, loaded.log_bytes) = (work.tables, work.last_seq, work.log_bytes);
     Ok(())
 }
 
+fn current(store: &Snapshot, table: &Table, key: &Key) -> Result<Present, StoreError> {
+    let number = store.tables.known_number(table);
+    let found = number.map(|number| store.document(number, key)).transpose()?.flatten();
+    Ok(found.map_or((None, Seq::ZERO), |(version, document)| (Some(document), version)))
+}
+
+/// A row, if it is there, and the change that made it what it is.
+type Present = (Option<Document>, Seq);
+
+/// What units do, before any of it has happened.
 struct Work<'a> {
-    tables: Tables,
-    /// The indexes that new tables get.
-    indexes: &'a [TableIndexes],
-    /// Tables whose record is another one now.
-    touched: BTreeSet<u32>,
-    last_seq: Seq,
-    log_bytes: u64,
+    store: &'a Snapshot,
+    now: Timestamp,
+    /// The rows that those before have changed, and what they are then; not needed for a single mutation.
+    pending: Option<HashMap<(&'a Table, &'a Key), Present>>,
+    last: Seq,
     changes: Vec<Change>,
 }
 
-type RowTable<'a> = redb::Table<'a, (u32, &'static [u8]), &'static [u8]>;
-
-/// What nearly every commit writes to; opening a table is half of what a change in it costs.
-struct Open<'a> {
-    transaction: &'a WriteTransaction,
-    rows: RowTable<'a>,
-    log: redb::Table<'a, (u32, u64), &'static [u8]>,
-    order: redb::Table<'a, u64, (u32, u32, u64)>,
-    /// Opened for the first change of a table that has indexes.
-    entries: Option<EntryTable<'a>>,
+/// What units have done.
+struct Done {
+    /// The newest change before them.
+    before: Seq,
+    changes: Vec<Change>,
+    results: Vec<UnitResult>,
 }
 
-impl<'a> Open<'a> {
-    fn new(transaction: &'a WriteTransaction) -> Result<Self, StoreError> {
-        Ok(Self {
-            transaction,
-            rows: transaction.open_table(ROWS)?,
-            log: transaction.open_table(LOG)?,
-            order: transaction.open_table(LOG_ORDER)?,
-            entries: None,
-        })
+impl<'a> Work<'a> {
+    /// Finds out what `units` change in `store`, one after the other.
+    fn apply(store: &'a Snapshot, now: Timestamp, units: &'a [Unit]) -> Result<Done, StoreError> {
+        let before = store.position.seq;
+        let is_single = matches!(units, [unit] if unit.len() == 1);
+        let pending = (!is_single).then(HashMap::new);
+        let mut work = Self { store, now, pending, last: before, changes: Vec::with_capacity(units.len()) };
+        let results = units.iter().map(|unit| work.unit(unit)).collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(Done { before, changes: work.changes, results })
     }
 
-    fn entries(&mut self) -> Result<&mut EntryTable<'a>, StoreError> {
-        match &mut self.entries {
-            Some(entries) => Ok(entries),
-            closed @ None => Ok(closed.insert(self.transaction.open_table(INDEX_ENTRIES)?)),
-        }
-    }
-}
-
-impl Work<'_> {
-    /// Makes what `units` want happen, and has `record` say so.
-    fn apply(
-        &mut self,
-        open: &mut Open<'_>,
-        now: Timestamp,
-        units: &[Unit],
-        record: &mut Record,
-    ) -> Result<Vec<UnitResult>, StoreError> {
-        let mut results = Vec::with_capacity(units.len());
-        let mut entries = Vec::with_capacity(units.len());
-        for unit in units {
-            let drafts = match self.draft(&open.rows, unit)? {
-                Ok(drafts) => drafts,
-                Err(refusal) => {
-                    results.push(Err(refusal));
-                    continue;
-                }
-            };
-            results.push(Ok(drafts.iter().map(Draft::outcome).collect()));
-            // The number that each draft of the unit got; those that change nothing get none, and nobody refers to them.
-            let mut numbers = Vec::with_capacity(drafts.len());
-            for draft in drafts {
-                if draft.outcome() == Outcome::Unchanged {
-                    numbers.push(Seq::ZERO);
-                    continue;
-                }
-                let change = self.numbered(draft, now, &numbers);
-                numbers.push(change.seq);
-                record.push(&change);
-                entries.extend(self.enter(open, change)?);
+    /// The inner error is the refusal of the unit.
+    fn unit(&mut self, unit: &'a Unit) -> Result<UnitResult, StoreError> {
+        let drafts = match self.draft(unit)? {
+            Ok(drafts) => drafts,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let outcomes = drafts.iter().map(Draft::outcome).collect();
+        // The number that each draft of the unit got; those that change nothing get none, and nobody refers to them.
+        let mut numbers = Vec::with_capacity(drafts.len());
+        for (draft, mutation) in drafts.into_iter().zip(unit) {
+            if draft.outcome() == Outcome::Unchanged {
+                numbers.push(Seq::ZERO);
+                continue;
             }
-        }
-        append(open, entries, now)?;
-        Ok(results)
-    }
-
-    /// Makes `change` happen: what is left to do is its entry in the log, if it has one.
-    fn enter(&mut self, open: &mut Open<'_>, change: Change) -> Result<Option<LogEntry>, StoreError> {
-        let number = self.number(open.transaction, &change.table)?;
-        write_row(&mut open.rows, number, &change)?;
-        let indexes = &self.tables.record(number)?.indexes;
-        if !indexes.is_empty() {
-            index::follow(open.entries()?, number, indexes, &change)?;
-        }
-        if change.cause == Cause::Load {
-            self.count(number, &change, 0)?;
-            // Whoever needs what was before it has to begin anew.
-            self.tables.record_mut(number)?.trimmed_to = change.seq.0;
-            self.touched.insert(number);
-            return Ok(None);
-        }
-        let entry = LogEntry { number, seq: change.seq, value: layout::encode_change(number, &change) };
-        self.count(number, &change, entry.bytes())?;
-        self.changes.push(change);
-        Ok(Some(entry))
-    }
-
-    /// Makes the changes of a record happen again; the rows are what they were when it was written.
-    fn redo(&mut self, open: &mut Open<'_>, record: &RecordBytes) -> Result<(), StoreError> {
-        let mut entries = Vec::new();
-        for JournaledChange { table, key, old_version, new, cause } in record.changes()? {
-            let seq = self.last_seq.next();
-            let (old, version) = self.current(&open.rows, &table, &key)?;
-            if !matches!(version, Version::Stored(version) if version == old_version) {
-                return Err(StoreError::Damaged(format!("change {seq} in its journal is one of another row")));
+            let change = self.numbered(draft, mutation, &numbers);
+            numbers.push(change.seq);
+            if let Some(pending) = &mut self.pending {
+                pending.insert((&mutation.table, &mutation.key), (change.new.clone(), change.seq));
             }
-            self.last_seq = seq;
-            let change = Change { seq, table, key, old, old_version, new, time: record.time(), cause };
-            entries.extend(self.enter(open, change)?);
+            self.changes.push(change);
         }
-        append(open, entries, record.time())?;
-        // They were told of when they were made, or are read from the log.
-        self.changes.clear();
-        Ok(())
+        Ok(Ok(outcomes))
     }
 
-    /// What `unit` would do, nothing of it written yet; the inner error is its refusal.
-    fn draft(&self, rows: &RowTable<'_>, unit: &Unit) -> Result<Result<Vec<Draft>, String>, StoreError> {
+    /// What `unit` would do; the inner error is its refusal.
+    fn draft(&self, unit: &'a Unit) -> Result<Result<Vec<Draft>, String>, StoreError> {
         let mut drafts: Vec<Draft> = Vec::with_capacity(unit.len());
         let mut newest: HashMap<(&Table, &Key), (Option<Document>, Version)> = HashMap::new();
         for mutation in unit {
             let Mutation { table, key, .. } = mutation;
             let (old, old_version) = match newest.get(&(table, key)) {
                 Some(current) => current.clone(),
-                None => self.current(rows, table, key)?,
+                None => self.current(table, key)?,
             };
             match mutation.apply(old.as_ref()) {
                 Err(refusal) => return Ok(Err(refusal)),
                 Ok(new) => {
-                    let (table, key, cause) = (table.clone(), key.clone(), mutation.cause);
-                    let draft = Draft { table, key, old, old_version, new, cause };
+                    let draft = Draft { old, old_version, new };
                     let is_change = draft.outcome() != Outcome::Unchanged;
                     let version = if is_change { Version::OfDraft(drafts.len()) } else { old_version };
                     if unit.len() > 1 {
-                        newest.insert((&mutation.table, &mutation.key), (draft.new.clone(), version));
+                        newest.insert((table, key), (draft.new.clone(), version));
                     }
                     drafts.push(draft);
                 }
@@ -240,162 +190,46 @@ impl Work<'_> {
         Ok(Ok(drafts))
     }
 
-    fn current(
-        &self,
-        rows: &RowTable<'_>,
-        table: &Table,
-        key: &Key,
-    ) -> Result<(Option<Document>, Version), StoreError> {
-        let absent = (None, Version::Stored(Seq::ZERO));
-        let Some(number) = self.tables.known_number(table) else {
-            return Ok(absent);
+    fn current(&self, table: &'a Table, key: &'a Key) -> Result<(Option<Document>, Version), StoreError> {
+        let pending = self.pending.as_ref().and_then(|pending| pending.get(&(table, key)));
+        let (document, version) = match pending {
+            Some(pending) => pending.clone(),
+            None => current(self.store, table, key)?,
         };
-        let Some(value) = rows.get((number, key.as_bytes()))? else {
-            return Ok(absent);
-        };
-        let (version, document) = layout::decode_document(number, key.as_bytes(), value.value())?;
-        Ok((Some(document), Version::Stored(version)))
+        Ok((document, Version::Stored(version)))
     }
 
-    fn number(&mut self, transaction: &WriteTransaction, table: &Table) -> Result<u32, StoreError> {
-        let (number, new) = self.tables.number(table, self.indexes);
-        if new {
-            transaction.open_table(TABLE_NUMBERS)?.insert(table.path(), number)?;
-            self.touched.insert(number);
-        }
-        Ok(number)
-    }
-
-    fn numbered(&mut self, draft: Draft, now: Timestamp, earlier: &[Seq]) -> Change {
-        self.last_seq = self.last_seq.next();
+    fn numbered(&mut self, draft: Draft, mutation: &Mutation, earlier: &[Seq]) -> Change {
+        self.last = self.last.next();
         let old_version = match draft.old_version {
             _ if draft.old.is_none() => Seq::ZERO,
             Version::Stored(seq) => seq,
             Version::OfDraft(at) => earlier[at],
         };
         Change {
-            seq: self.last_seq,
-            table: draft.table,
-            key: draft.key,
+            seq: self.last,
+            table: mutation.table.clone(),
+            key: mutation.key.clone(),
             old: draft.old,
             old_version,
             new: draft.new,
-            time: now,
-            cause: draft.cause,
+            time: self.now,
+            cause: mutation.cause,
         }
-    }
-
-    fn count(&mut self, number: u32, change: &Change, bytes: u32) -> Result<(), StoreError> {
-        self.log_bytes += u64::from(bytes);
-        match (&change.old, &change.new) {
-            (None, Some(_)) => self.tables.record_mut(number)?.rows += 1,
-            (Some(_), None) => self.tables.record_mut(number)?.rows -= 1,
-            // The record of the table stays as it is.
-            _ => return Ok(()),
-        }
-        self.touched.insert(number);
-        Ok(())
-    }
-
-    /// Removes the oldest changes until the log is as retention wants it, a bounded number at a time; says whether it removed any.
-    fn trim(
-        &mut self,
-        open: &mut Open<'_>,
-        now: Timestamp,
-        retention: Retention,
-        confirmed: Seq,
-    ) -> Result<bool, StoreError> {
-        let oldest_kept_ms = now.0.saturating_sub(retention.age_ms);
-        let mut trimmed = false;
-        for _ in 0..TRIMMED_PER_COMMIT + self.changes.len() {
-            let Some((seq, number, bytes, time_ms)) = open.order.first()?.map(|(seq, place)| {
-                let (number, bytes, time_ms) = place.value();
-                (seq.value(), number, bytes, time_ms)
-            }) else {
-                break;
-            };
-            if self.log_bytes <= retention.bytes && time_ms >= oldest_kept_ms {
-                break;
-            }
-            // A commit keeps what it adds: if it fails and is on disk all the same, the log is what tells so.
-            if seq > confirmed.0 {
-                break;
-            }
-            open.order.remove(seq)?;
-            open.log.remove((number, seq))?;
-            self.log_bytes = self.log_bytes.saturating_sub(u64::from(bytes));
-            self.tables.record_mut(number)?.trimmed_to = seq;
-            self.touched.insert(number);
-            trimmed = true;
-        }
-        Ok(trimmed)
-    }
-
-    fn finish(&self, transaction: &WriteTransaction) -> Result<(), StoreError> {
-        if !self.touched.is_empty() {
-            let mut tables = transaction.open_table(TABLES)?;
-            for &number in &self.touched {
-                tables.insert(number, self.tables.record(number)?.encode_to_vec().as_slice())?;
-            }
-        }
-        let mut meta = transaction.open_table(META)?;
-        meta.insert(META_LAST_SEQ, self.last_seq.0.to_le_bytes().as_slice())?;
-        meta.insert(META_LOG_BYTES, self.log_bytes.to_le_bytes().as_slice())?;
-        Ok(())
     }
 }
 
-/// A change as the log keeps it.
-struct LogEntry {
-    number: u32,
-    seq: Seq,
-    value: Vec<u8>,
-}
-
-impl LogEntry {
-    fn bytes(&self) -> u32 {
-        u32::try_from(self.value.len()).unwrap_or(u32::MAX)
-    }
-}
-
-/// Puts `entries`, which are in the order of their positions, behind all that are in the log. A cursor fills one page after
-/// the other, where an insertion would look for its place from the root.
-fn append(open: &mut Open<'_>, mut entries: Vec<LogEntry>, now: Timestamp) -> Result<(), StoreError> {
-    let not_behind = |error: CursorError| match error {
-        CursorError::Storage(error) => error.into(),
-        other => StoreError::Damaged(format!("the log has changes from beyond its end: {other}")),
-    };
-    let mut order = open.order.upper_bound_mut(Bound::<u64>::Unbounded)?;
-    for entry in &entries {
-        order.insert_before(entry.seq.0, (entry.number, entry.bytes(), now.0)).map_err(not_behind)?;
-    }
-    order.close()?;
-    // The sort keeps the order within a table.
-    entries.sort_by_key(|entry| entry.number);
-    for of_table in entries.chunk_by(|entry, next| entry.number == next.number) {
-        let end = Bound::Included((of_table[0].number, u64::MAX));
-        let mut log = open.log.upper_bound_mut(end)?;
-        for entry in of_table {
-            log.insert_before((entry.number, entry.seq.0), entry.value.as_slice()).map_err(not_behind)?;
-        }
-        log.close()?;
-    }
-    Ok(())
-}
-
+/// What becomes of one row.
 struct Draft {
-    table: Table,
-    key: Key,
     old: Option<Document>,
     old_version: Version,
     new: Option<Document>,
-    cause: Cause,
 }
 
 /// The change that made a row what it is.
 #[derive(Clone, Copy)]
 enum Version {
-    /// One that is in the store.
+    /// One of an earlier unit, or of the store.
     Stored(Seq),
     /// The draft with this index in the same unit, which has no number yet.
     OfDraft(usize),
@@ -411,15 +245,4 @@ impl Draft {
             (Some(_), Some(_)) => Outcome::Updated,
         }
     }
-}
-
-fn write_row(rows: &mut RowTable<'_>, number: u32, change: &Change) -> Result<(), StoreError> {
-    let place = (number, change.key.as_bytes());
-    match &change.new {
-        Some(document) => {
-            rows.insert(place, layout::encode_row(number, &change.key, change.seq, document).as_slice())?
-        }
-        None => rows.remove(place)?,
-    };
-    Ok(())
 }

@@ -208,6 +208,7 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel();
         let status = Arc::new(WriterStatus::default());
         let mut work = WriterLoop {
+            settler: Settler::start(store.clone()),
             store,
             clock,
             limits,
@@ -230,7 +231,46 @@ impl Writer {
     }
 }
 
+/// A thread that writes what is settling into the database, while the writer goes on.
+struct Settler {
+    wake: Option<mpsc::SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Settler {
+    fn start(store: Store) -> Self {
+        let (wake, woken) = mpsc::sync_channel(1);
+        let thread = crate::task::spawn_thread("store-settler", move || {
+            while woken.recv().is_ok() {
+                if let Err(error) = store.settle() {
+                    tracing::error!(%error, "what is in the journal could not be written to the database");
+                }
+            }
+        });
+        Self { wake: Some(wake), thread: Some(thread) }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            // It is full where the thread is about to look anyway.
+            let _ = wake.try_send(());
+        }
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        drop(self.wake.take());
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 struct WriterLoop<O> {
+    settler: Settler,
     store: Store,
     clock: Clock,
     limits: WriterLimits,
@@ -262,25 +302,22 @@ impl<O: CommitObserver> WriterLoop<O> {
     /// Lets retention remove until there is nothing to remove, and has the journal begin anew.
     fn remove_what_is_too_old(&mut self) {
         loop {
-            match self.store.commit(self.clock.now(), &[]) {
-                Ok(committed) => {
-                    let is_done = !committed.trimmed;
-                    self.publish(committed.changes, committed.upto);
-                    if is_done {
-                        break;
-                    }
-                }
+            let removed = self.store.commit(self.clock.now(), &[]).and_then(|committed| {
+                let trimmed = committed.trimmed;
+                self.publish(committed.changes, committed.upto);
+                Ok(self.store.checkpoint(self.clock.now())? || trimmed)
+            });
+            match removed {
+                Ok(true) => {}
+                Ok(false) => return,
                 Err(error) => {
-                    tracing::error!(%error, "the log cannot be trimmed");
+                    tracing::error!(%error, "the log cannot be trimmed, or what is in the journal cannot be settled");
                     return;
                 }
             }
             if let Ok(jobs) = self.waiting.try_recv() {
                 self.commit_with_all_that_wait(jobs);
             }
-        }
-        if let Err(error) = self.store.checkpoint() {
-            tracing::error!(%error, "what is in the journal could not be made durable without it");
         }
     }
 
@@ -324,6 +361,9 @@ impl<O: CommitObserver> WriterLoop<O> {
         match result {
             Ok(committed) => {
                 self.succeeded();
+                if committed.must_settle {
+                    self.settler.wake();
+                }
                 self.publish(committed.changes, committed.upto);
                 for (reply, result) in replies.into_iter().zip(committed.results) {
                     reply.send(Ok(result));

@@ -15,7 +15,7 @@ use crate::feed::{MessageKind, Outbox, Outlet, ViewChanges};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
 use crate::session::{Session, Step, Work};
-use crate::wire::{self, Messages};
+use crate::wire::{self, Messages, ServerMessage};
 
 /// Written to the socket in one go; more waits in the outbox, where it is bounded and counted, and shared with others. It is
 /// also what a client costs that does not read.
@@ -164,12 +164,18 @@ impl Speaker {
             return Ok(Said::Nothing);
         }
         let mut frames = FRAMES.take();
+        let mut committed = None;
         let said = loop {
             if frames.bytes().len() >= WRITE_BYTES {
                 break Said::Part;
             }
             match speaking.session.next_step() {
-                Step::Send(message) => wire::protobuf::encode(message, &self.metrics.row_problems, &mut frames),
+                Step::Send(message) => {
+                    if let ServerMessage::Changes { changes, .. } = &message {
+                        committed = committed.or(changes.changes.committed());
+                    }
+                    wire::protobuf::encode(message, &self.metrics.row_problems, &mut frames);
+                }
                 Step::Do(Work::Share(share)) => match share.now() {
                     Some(result) => speaking.session.read(result),
                     None => speaking.work.push(Work::Share(share)),
@@ -183,6 +189,7 @@ impl Speaker {
         self.metrics.bytes_sent.inc_by(frames.payload_bytes());
         frames.clear(KEPT_BYTES);
         FRAMES.set(frames);
+        self.note_sent(committed);
         sent.map(|_| said)
     }
 
@@ -196,8 +203,9 @@ impl Speaker {
         let encode = |(kind, changes): (MessageKind, ViewChanges), encoded: &mut Frames| {
             wire::protobuf::encode_plain(kind, changes, &self.metrics.row_problems, encoded);
         };
-        let mut last = None;
+        let (mut last, mut committed) = (None, None);
         let is_plain = outbox.take_plain(PLAIN_BYTES, |kind, changes| {
+            committed = committed.or(changes.committed());
             if let Some(before) = last.replace((kind, changes)) {
                 encode(before, &mut encoded);
             }
@@ -215,11 +223,19 @@ impl Speaker {
         });
         encoded.clear(KEPT_BYTES);
         FRAMES.set(encoded);
+        self.note_sent(committed);
         if sent == Some(false) && !PlantedBug::UnsentIsLeftToNobody.is_planted() {
             speaking.rest = None;
             self.wake.notify_one();
         }
         is_plain
+    }
+
+    /// The oldest change in what was just written was `committed` then.
+    fn note_sent(&self, committed: Option<std::time::Instant>) {
+        if let Some(committed) = committed {
+            self.metrics.delivery_seconds.observe(committed.elapsed());
+        }
     }
 
     /// Says whether the client has taken all of it.

@@ -195,7 +195,7 @@ impl Checker {
 
     /// The first thing that is otherwise than in the database.
     pub(crate) fn differs(&self, expected: &BTreeMap<Key, Shown>) -> Option<Fault> {
-        let ghost = self.now.rows.keys().find(|key| !expected.contains_key(key)).map(|key| Fault::Ghost(key.clone()));
+        let ghost = self.now.rows.keys().find(|key| !expected.contains_key(*key)).map(|key| Fault::Ghost(key.clone()));
         ghost.or_else(|| {
             expected.iter().find_map(|(key, shown)| match self.now.rows.get(key) {
                 None => Some(Fault::Lost(key.clone())),

@@ -1,7 +1,7 @@
 //! What goes wrong in a world: the disk, the power, the process, the clock.
 
 use starfeed::change::{Epoch, Seq, Table};
-use starfeed::store::{ChangePage, PageBudget, Store};
+use starfeed::store::{ChangePage, PageBudget, Store, StoreError};
 
 use super::client::Client;
 use super::jobs::JOBS;
@@ -50,6 +50,26 @@ impl World {
     /// Somebody has deleted something else from the disk.
     pub(super) fn free_disk(&mut self) {
         self.disk.limit(None);
+    }
+
+    /// What is in the journal goes into the database, as it does beside the commits.
+    pub(super) fn settle_store(&mut self) {
+        let before = self.server.store.journal_bytes();
+        match self.server.store.settle() {
+            Ok(()) if self.server.store.journal_bytes() < before => self.count("a settled store"),
+            Ok(()) => {}
+            Err(error) => {
+                self.count("a store that could not be settled");
+                assert!(!matches!(error, StoreError::Damaged(_)), "{error}");
+                if self.disk.is_off() {
+                    self.crash(Ending::PowerLoss);
+                } else {
+                    self.disk.heal();
+                    // Whoever reads next opens it again; nothing new is there.
+                    assert!(!self.learn_what_is_on_disk());
+                }
+            }
+        }
     }
 
     /// The clock of the server is set, forwards or backwards.

@@ -31,8 +31,6 @@ pub(crate) struct Model {
     tables: HashMap<String, Vec<(Seq, State)>>,
     /// What was downloaded for each job, in order.
     downloads: HashMap<String, Vec<u64>>,
-    /// The log may have got changes back up to here.
-    regained: Seq,
 }
 
 /// What a crawler has downloaded: only ever added to, so that its history needs no states.
@@ -41,17 +39,6 @@ pub(crate) const DOWNLOADS: &str = "response";
 impl Model {
     pub(crate) fn last(&self) -> Seq {
         self.last
-    }
-
-    /// The store was opened again after a fault: what was trimmed since its last checkpoint may be in the log again, and
-    /// somebody may have been told already that it is not.
-    pub(crate) fn regain_what_was_trimmed(&mut self) {
-        self.regained = self.last;
-    }
-
-    /// Whether the log may have got back what follows `after`.
-    pub(crate) fn may_have_regained(&self, after: Seq) -> bool {
-        after < self.regained
     }
 
     /// Takes the next change; one that was taken before has to be the same.

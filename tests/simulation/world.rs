@@ -54,6 +54,7 @@ enum Action {
     DiskFault,
     FillDisk,
     FreeDisk,
+    SettleStore,
     LosePower,
     Kill,
     LoseStore,
@@ -62,7 +63,7 @@ enum Action {
 }
 
 /// How often each happens, compared with the others. Schedules differ in that, too.
-const ACTIONS: [(Action, u32); 29] = [
+const ACTIONS: [(Action, u32); 30] = [
     (Action::Write, 350),
     (Action::WriteToSource, 350),
     (Action::Crawl, 80),
@@ -87,6 +88,7 @@ const ACTIONS: [(Action, u32); 29] = [
     (Action::DiskFault, 40),
     (Action::FillDisk, 4),
     (Action::FreeDisk, 30),
+    (Action::SettleStore, 40),
     (Action::LosePower, 8),
     (Action::Kill, 4),
     (Action::LoseStore, 2),
@@ -140,6 +142,8 @@ impl World {
         "a power loss during recovery",
         "a crash with commits in the journal",
         "a full journal",
+        "a settled store",
+        "a store that could not be settled",
         "a client was cut",
         "a resumed subscription",
         "a snapshot resumed in the middle",
@@ -303,6 +307,7 @@ impl World {
             Action::DiskFault => self.disk_fault(),
             Action::FillDisk => self.fill_disk(),
             Action::FreeDisk => self.free_disk(),
+            Action::SettleStore => self.settle_store(),
             Action::LosePower => self.crash(Ending::PowerLoss),
             Action::Kill => self.crash(Ending::Kill),
             Action::LoseStore => self.lose_store(),
@@ -464,10 +469,9 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, units: &[Unit]) -> Result<Vec<starfeed::store::UnitResult>, StoreError> {
-        let journal_bytes = self.server.store.journal_bytes();
         match self.server.store.commit(Timestamp(self.clock_ms), units) {
             Ok(committed) => {
-                if self.server.store.journal_bytes() < journal_bytes {
+                if committed.must_settle {
                     self.count("a full journal");
                 }
                 for change in &committed.changes {
@@ -496,7 +500,6 @@ impl World {
                         self.count("a commit that found the disk full");
                     }
                     self.disk.heal();
-                    self.model.regain_what_was_trimmed();
                     assert!(!matches!(error, StoreError::Damaged(_)), "{error}");
                     if self.learn_what_is_on_disk() {
                         self.count("a failed commit that is on disk all the same");

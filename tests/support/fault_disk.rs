@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
-use starfeed::store::Disk;
+use starfeed::store::{Disk, DiskFiles};
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
@@ -197,12 +197,10 @@ impl FaultDisk {
 }
 
 impl Disk for FaultDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        self.open_file(DiskFile::Database)
-    }
-
-    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
-        self.open_file(DiskFile::Journal).map(Some)
+    fn open(&self) -> io::Result<Option<DiskFiles>> {
+        let database = self.open_file(DiskFile::Database)?;
+        let journal = self.open_file(DiskFile::Journal)?;
+        Ok(Some(DiskFiles { database, journal }))
     }
 }
 

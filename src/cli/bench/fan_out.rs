@@ -13,6 +13,7 @@ use super::connection::Address;
 use super::engine::{Engine, Nanos, Stop};
 use super::event;
 use super::pace::Pace;
+use super::page::Buckets;
 use super::pin::Cores;
 use super::process::{CpuTime, Interrupt, Probe};
 use super::sequence::Faults;
@@ -57,6 +58,8 @@ pub(super) struct Run {
     pub(super) stalled: Option<stalled::Outcome>,
     /// What came of clients that came and went meanwhile, if there were any.
     pub(super) churn: Option<churn::Outcome>,
+    /// From a commit until what it changed was written to a socket, as the server says.
+    pub(super) until_sent: Option<Buckets>,
 }
 
 /// Resident bytes of the server.
@@ -189,6 +192,7 @@ impl Load {
             memory: None,
             stalled: None,
             churn: None,
+            until_sent: None,
         })
     }
 }

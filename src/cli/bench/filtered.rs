@@ -18,7 +18,7 @@ use super::fan_out::{Memory, Plan, Run};
 use super::filters::{Filter, Values, matching};
 use super::frame::Opcode;
 use super::pace::{Drive, Pace};
-use super::page;
+use super::page::{self, Buckets};
 use super::process::Probe;
 use super::sequence::Faults;
 use super::subject::Subject;
@@ -36,6 +36,7 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The request id of subscriptions without a filter.
 const PLAIN: i32 = i32::MAX;
 const BATCH_BYTES: usize = 64 * 1024;
+const DELIVERY_SECONDS: &str = "starfeed_delivery_seconds";
 
 /// What is known of every subscription and every change.
 #[derive(Debug)]
@@ -354,6 +355,7 @@ impl Load {
             memory: None,
             stalled: None,
             churn: None,
+            until_sent: None,
         })
     }
 }
@@ -370,7 +372,8 @@ pub(super) async fn run(
     let rows = Values::spread(ROWS, filters);
     let ledger = Ledger::new(Filter::mix(filters), rows, plan.subscribers, name_bytes)?;
     let (address, core) = (subject.address.clone(), plan.cores.map(|cores| cores.generator));
-    let load = Attended::start(Stop::default(), core, move |stop| Load::connect(&address, ledger, stop)).await?;
+    let to = address.clone();
+    let load = Attended::start(Stop::default(), core, move |stop| Load::connect(&to, ledger, stop)).await?;
     let resident_bytes = || subject.probe.as_ref().map(Probe::resident_bytes).transpose();
     let before_subscribers = resident_bytes()?;
     load.run(Load::subscribe).await?;
@@ -379,6 +382,8 @@ pub(super) async fn run(
     load.run(Load::make_rows).await?;
     for pace in paces.iter().copied() {
         let (duration, probe) = (plan.duration, subject.probe.clone());
+        let deliveries = || Ok::<_, anyhow::Error>(Buckets::read(&page::read(address.authority())?, DELIVERY_SECONDS));
+        let before = deliveries()?;
         let mut run = load.run(move |load| load.measure(pace, duration, probe.as_ref())).await?;
         let known = before_subscribers.zip(with_subscribers).zip(resident_bytes()?);
         run.memory = known.map(|((before_subscribers, with_subscribers), after_run)| Memory {
@@ -386,6 +391,7 @@ pub(super) async fn run(
             with_subscribers,
             after_run,
         });
+        run.until_sent = before.zip(deliveries()?).map(|(before, after)| after.since(&before));
         let is_complete = run.faults.lost == 0;
         report(run)?;
         if !is_complete {

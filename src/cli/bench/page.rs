@@ -41,6 +41,41 @@ pub(super) fn counter(metrics: &str, name: &str) -> Option<u64> {
     })
 }
 
+/// A histogram of seconds, as the page has it: the bounds of its buckets, and how many are below each.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Buckets(Vec<(f64, u64)>);
+
+impl Buckets {
+    /// The histogram `name`, if the page has it.
+    pub(super) fn read(metrics: &str, name: &str) -> Option<Self> {
+        let bucket = |line: &str| {
+            let (bound, count) = line.strip_prefix(name)?.strip_prefix("_bucket{le=\"")?.split_once("\"} ")?;
+            Some((bound.replace("+Inf", "inf").parse().ok()?, count.trim().parse().ok()?))
+        };
+        let buckets: Vec<_> = metrics.lines().filter_map(bucket).collect();
+        (!buckets.is_empty()).then_some(Self(buckets))
+    }
+
+    /// What came since `before`.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let both = self.0.iter().zip(&before.0);
+        Self(both.map(|(&(bound, count), &(_, earlier))| (bound, count.saturating_sub(earlier))).collect())
+    }
+
+    /// The seconds that so large a share of them stays within, evenly spread in each bucket; `None` without any.
+    pub(super) fn quantile(&self, share: f64) -> Option<f64> {
+        let all = self.0.last().map(|&(_, count)| count as f64).filter(|&all| all > 0.0)?;
+        let mut below = (0.0, 0.0);
+        for (bound, count) in self.0.iter().map(|&(bound, count)| (bound, count as f64)) {
+            if count >= all * share {
+                return Some(below.0 + (bound - below.0) * (all * share - below.1) / (count - below.1).max(1.0));
+            }
+            below = (bound, count);
+        }
+        None
+    }
+}
+
 /// The subscriptions that are live, of all tables.
 fn live(metrics: &str) -> u64 {
     let labelled = metrics.lines().filter_map(|line| line.strip_prefix(LIVE)?.strip_prefix('{')?.split_once("} "));
@@ -50,6 +85,22 @@ fn live(metrics: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_histogram_is_read_and_has_quantiles() {
+        let page = |ten: u64, all: u64| {
+            format!(
+                "a_bucket{{le=\"0.001\"}} {ten}\na_bucket{{le=\"0.003\"}} {all}\na_bucket{{le=\"+Inf\"}} {all}\na_count {all}\n"
+            )
+        };
+        let read = |text: &str| Buckets::read(text, "a").expect("it is there");
+        let since = read(&page(60, 110)).since(&read(&page(10, 10)));
+        assert_eq!(since, Buckets(vec![(0.001, 50), (0.003, 100), (f64::INFINITY, 100)]));
+        assert!((since.quantile(0.25).expect("some") - 0.0005).abs() < 1e-9);
+        assert!((since.quantile(0.75).expect("some") - 0.002).abs() < 1e-9);
+        assert_eq!(read(&page(1, 1)).since(&read(&page(1, 1))).quantile(0.5), None);
+        assert_eq!(Buckets::read("b_bucket{le=\"1\"} 1\n", "a"), None);
+    }
 
     #[test]
     fn a_counter_is_found_among_others() {

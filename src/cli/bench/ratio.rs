@@ -93,6 +93,7 @@ mod tests {
             memory: None,
             stalled: None,
             churn: None,
+            until_sent: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::churn;
 use super::fan_out::Run;
 use super::pace::Pace;
+use super::page::Buckets;
 use super::pin::Cores;
 use super::ratio::Ratio;
 use super::stalled::Outcome;
@@ -109,7 +110,8 @@ impl Report {
                 self.has_begun = true;
                 let stalled = run.stalled.as_ref().map_or_else(String::new, stalled);
                 let churn = run.churn.as_ref().map_or_else(String::new, churn);
-                print(&(head + &line(|column| (column.cell)(store, run)) + &stalled + &churn))
+                let until_sent = run.until_sent.as_ref().map_or_else(String::new, until_sent);
+                print(&(head + &line(|column| (column.cell)(store, run)) + &stalled + &churn + &until_sent))
             }
         }
     }
@@ -254,6 +256,10 @@ fn json(peer: &str, store: &str, setting: &Setting, run: &Run) -> serde_json::Va
             "p99.9": millis(run.latency.value_at_quantile(0.999)),
             "max": millis(run.latency.max()),
         },
+        "until_sent_ms": run.until_sent.as_ref().map(|buckets| serde_json::json!({
+            "p50": buckets.quantile(0.5).map(|seconds| seconds * 1e3),
+            "p99": buckets.quantile(0.99).map(|seconds| seconds * 1e3),
+        })),
         "lost": run.faults.lost,
         "repeated": run.faults.repeated,
         "out_of_order": run.faults.out_of_order,
@@ -289,6 +295,12 @@ fn churn(outcome: &churn::Outcome) -> String {
          again with a token: p99 of the others is {:.2} times that without\n",
         outcome.p99_ratio,
     )
+}
+
+/// How long what was committed during the row above took to be written to sockets.
+fn until_sent(buckets: &Buckets) -> String {
+    let millis = |share| or_dash(buckets.quantile(share).map(|seconds| format!("{:.2}", seconds * 1e3)));
+    format!("  ^ from a commit to the sockets, as the server says: p50 {} ms, p99 {} ms\n", millis(0.5), millis(0.99))
 }
 
 /// What came of those that did not read during the row above.
@@ -394,6 +406,7 @@ mod tests {
             }),
             stalled: None,
             churn: None,
+            until_sent: None,
         }
     }
 

@@ -8,7 +8,7 @@ use redb::{ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::*;
 use crate::change::Cause;
-use crate::store::journal::Record;
+use crate::store::journal::{Header, Record};
 
 const BLOCK: u64 = 4096;
 /// Two headers come first.
@@ -35,10 +35,15 @@ fn killed(path: &Path, name: &str) -> PathBuf {
     copy
 }
 
-/// A store at `path` with one row that is durable by the database, and then `records` more that are in the journal.
+/// A store at `path` with one row that is in the database, and then `records` more that are in the journal.
 fn written(path: &Path, records: i64) -> Store {
     let store = open(path);
-    (0..=records).for_each(|number| drop(write(&store, vec![put(policies(), &format!("{number:02}"), value(number))])));
+    for number in 0..=records {
+        write(&store, vec![put(policies(), &format!("{number:02}"), value(number))]);
+        if number == 0 {
+            store.checkpoint(Timestamp(1_000)).expect("the disk works");
+        }
+    }
     store
 }
 
@@ -51,6 +56,12 @@ fn meta_number(path: &Path, name: &str) -> Option<u64> {
     let meta = database.begin_read().expect("a transaction").open_table(layout::META).expect("a table");
     let value = meta.get(name).expect("a read")?;
     Some(u64::from_le_bytes(value.value().try_into().expect("a number")))
+}
+
+/// The generation that records go into, and where they begin.
+fn generation(path: &Path) -> (u64, u64) {
+    let generation = meta_number(path, layout::META_SETTLED).expect("a journal was begun") + 1;
+    (generation, RECORDS_AT + generation % 2 * 16 * BLOCK)
 }
 
 /// Puts a record of one put at a block of the journal.
@@ -116,9 +127,15 @@ fn a_commit_that_the_journal_has_no_room_for_is_durable_without_it() {
     assert_eq!(keys(&open(&copy)), 5);
     for number in 0..40 {
         write(&store, vec![put(policies(), "small", value(number))]);
-        assert!(store.journal_bytes() <= 16 * BLOCK);
+        assert!(store.journal_bytes() <= 2 * 16 * BLOCK);
     }
-    assert_eq!(store.journal_bytes(), (40 - 17 * 2) * BLOCK, "each seventeenth found it full");
+    assert_eq!(
+        store.journal_bytes(),
+        (40 - 16) * BLOCK,
+        "the first sixteen are settled, the next ones are about to be"
+    );
+    store.settle().expect("the disk works");
+    assert_eq!(store.journal_bytes(), (40 - 32) * BLOCK);
 }
 
 #[test]
@@ -126,7 +143,7 @@ fn a_store_that_is_left_alone_needs_no_journal_and_writes_to_it_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
     let store = written(&path, 3);
-    store.checkpoint().expect("the disk works");
+    store.checkpoint(Timestamp(1_000)).expect("the disk works");
     assert_eq!(store.journal_bytes(), 0);
     let copy = killed(&path, "copy.redb");
     assert_eq!(keys(&open(&copy)), 4);
@@ -140,9 +157,8 @@ fn a_stale_record_behind_the_newest_is_not_done_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
     let store = written(&path, 2);
-    let generation = |path: &Path| meta_number(path, layout::META_JOURNAL).expect("a journal was begun");
-    let present = generation(&killed(&path, "asked.redb"));
-    let behind = RECORDS_AT + 2 * BLOCK;
+    let (present, records_at) = generation(&killed(&path, "asked.redb"));
+    let behind = records_at + 2 * BLOCK;
     let cases = [(store.epoch(), present, 4), (store.epoch(), present - 1, 3), (Epoch(2), present, 3)];
     for (epoch, generation, expected) in cases {
         let copy = killed(&path, "copy.redb");
@@ -177,10 +193,11 @@ fn a_record_that_is_not_whole_ends_the_journal_and_a_gap_ends_the_history() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
     let store = written(&path, 3);
+    let (_, records_at) = generation(&killed(&path, "asked.redb"));
     for (number, expected) in [(0, None), (1, None), (2, Some(3))] {
         let copy = killed(&path, "copy.redb");
         let file = std::fs::File::options().write(true).open(journal_of(&copy)).expect("a journal");
-        file.write_all_at(b"?", RECORDS_AT + number * BLOCK + 60).expect("a write");
+        file.write_all_at(b"?", records_at + number * BLOCK + 60).expect("a write");
         let copy = try_open(&copy, 2).expect("it opens");
         match expected {
             Some(expected) => assert_eq!((keys(&copy), copy.epoch()), (expected, store.epoch())),
@@ -197,7 +214,7 @@ fn without_its_journal_a_store_begins_another_history_unless_it_ended_in_good_or
     let path = directory.path().join("store.redb");
     let store = written(&path, 3);
     let older = killed(&path, "older.redb");
-    store.checkpoint().expect("the disk works");
+    store.checkpoint(Timestamp(1_000)).expect("the disk works");
     write(&store, vec![put(policies(), "later", value(1))]);
     let lose: [fn(&Path, &Path); 3] = [
         |copy, _| std::fs::remove_file(journal_of(copy)).expect("a removal"),
@@ -233,7 +250,7 @@ fn a_store_of_format_4_gets_a_journal_with_its_first_commit() {
     {
         let mut meta = transaction.open_table(TableDefinition::<&str, &[u8]>::new("meta")).expect("a table");
         meta.insert("format", &4_u64.to_le_bytes()[..]).expect("an insert");
-        meta.remove("journal").expect("a removal");
+        meta.remove("settled").expect("a removal");
         meta.remove("journal_open").expect("a removal");
     }
     transaction.commit().expect("a commit");
@@ -241,10 +258,46 @@ fn a_store_of_format_4_gets_a_journal_with_its_first_commit() {
     std::fs::remove_file(journal_of(&path)).expect("a removal");
     let store = try_open(&path, 2).expect("it opens");
     assert_eq!((store.epoch(), store.position().seq, keys(&store)), (Epoch(1), Seq(4), 4));
-    assert_eq!(meta_number(&killed(&path, "asked.redb"), "format"), Some(5));
+    assert_eq!(meta_number(&killed(&path, "asked.redb"), "format"), Some(6));
     (0..2).for_each(|number| drop(write(&store, vec![put(policies(), "new", value(number))])));
-    assert_eq!(store.journal_bytes(), BLOCK);
+    assert_eq!(store.journal_bytes(), 2 * BLOCK);
     assert_eq!(rows(&open(&killed(&path, "copy.redb")), &policies()), rows(&store, &policies()));
+}
+
+#[test]
+fn a_killed_store_of_format_5_has_what_its_journal_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store.redb");
+    drop(written(&path, 0));
+    for generation in [6, 7] {
+        let copy = killed(&path, "copy.redb");
+        let database = redb::Database::open(&copy).expect("a database");
+        let transaction = database.begin_write().expect("a transaction");
+        {
+            let mut meta = transaction.open_table(layout::META).expect("a table");
+            meta.remove(layout::META_SETTLED).expect("a removal");
+            for (name, number) in [("format", 5), ("journal", generation), ("journal_open", 1_u64)] {
+                meta.insert(name, &number.to_le_bytes()[..]).expect("an insert");
+            }
+        }
+        transaction.commit().expect("a commit");
+        drop(database);
+        let header = Header { generation, follows: 0, records_at: 0 }.to_bytes(Epoch(1));
+        std::fs::write(journal_of(&copy), vec![0; (RECORDS_AT + 16 * BLOCK) as usize]).expect("a journal");
+        let file = std::fs::File::options().write(true).open(journal_of(&copy)).expect("a journal");
+        file.write_all_at(&header, generation % 2 * BLOCK).expect("a write");
+        forge(&copy, RECORDS_AT, Epoch(1), generation, 2, "second");
+        forge(&copy, RECORDS_AT + BLOCK, Epoch(1), generation, 3, "third");
+        for expected in 3..6 {
+            let store = open(&copy);
+            assert_eq!((store.epoch(), keys(&store)), (Epoch(1), expected), "generation {generation}");
+            write(&store, vec![put(policies(), &format!("more{expected}"), value(1))]);
+            let again = killed(&copy, "again.redb");
+            drop(store);
+            std::fs::rename(&again, &copy).expect("a name");
+            std::fs::rename(journal_of(&again), journal_of(&copy)).expect("a name");
+        }
+    }
 }
 
 /// Looks at the store while a record is on its way to the disk.
@@ -265,13 +318,12 @@ impl fmt::Debug for Watched {
 }
 
 impl Disk for WatchedDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        self.files.open()
-    }
-
-    fn open_journal(&self) -> io::Result<Option<Box<dyn StorageBackend>>> {
-        let watched = |journal| Box::new(WatchedJournal { journal, look: Arc::clone(&self.look) }) as _;
-        Ok(self.files.open_journal()?.map(watched))
+    fn open(&self) -> io::Result<Option<DiskFiles>> {
+        let watched = |files: DiskFiles| {
+            let journal = Box::new(WatchedJournal { journal: files.journal, look: Arc::clone(&self.look) });
+            DiskFiles { journal, ..files }
+        };
+        Ok(self.files.open()?.map(watched))
     }
 }
 

@@ -25,6 +25,7 @@ fn a_reopened_store_has_everything_and_goes_on() {
         .commit(Timestamp(5_000), &[vec![put(policies(), "a", value(1)), put(policies(), "b", value(1))]])
         .expect("ok");
     store.commit(Timestamp(5_000), &[vec![delete(policies(), "b")]]).expect("the disk works");
+    store.checkpoint(Timestamp(5_000)).expect("the disk works");
     let before = (store.position(), store.log_bytes(), rows(&store, &policies()), log(&store, &policies(), 0));
     assert_eq!(log(&store, &schedules(), 0), None);
     drop(store);

@@ -1,4 +1,4 @@
-//! How much a commit does against a crash, by where the bytes are kept.
+//! How much a commit does against a crash, and what becomes of many.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,30 +8,26 @@ use redb::backends::InMemoryBackend;
 
 use super::*;
 
-/// A disk that counts how often it has to bring everything to stable storage.
-#[derive(Clone, Debug)]
+/// A disk that counts how often each file has to be brought to stable storage.
+#[derive(Clone, Debug, Default)]
 struct CountedDisk {
-    is_lasting: bool,
-    syncs: Arc<AtomicU64>,
+    database: Arc<AtomicU64>,
+    journal: Arc<AtomicU64>,
 }
 
 impl CountedDisk {
-    fn new(is_lasting: bool) -> Self {
-        Self { is_lasting, syncs: Arc::default() }
-    }
-
-    fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
+    /// How often the database was, and how often the journal.
+    fn syncs(&self) -> (u64, u64) {
+        (self.database.load(Ordering::Relaxed), self.journal.load(Ordering::Relaxed))
     }
 }
 
 impl Disk for CountedDisk {
-    fn open(&self) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(CountedBackend { memory: InMemoryBackend::new(), syncs: Arc::clone(&self.syncs) }))
-    }
-
-    fn is_lasting(&self) -> bool {
-        self.is_lasting
+    fn open(&self) -> io::Result<Option<DiskFiles>> {
+        let counted = |syncs: &Arc<AtomicU64>| {
+            Box::new(CountedBackend { memory: InMemoryBackend::new(), syncs: Arc::clone(syncs) })
+        };
+        Ok(Some(DiskFiles { database: counted(&self.database), journal: counted(&self.journal) }))
     }
 }
 
@@ -65,35 +61,90 @@ impl StorageBackend for CountedBackend {
 }
 
 fn on(disk: &CountedDisk) -> Store {
-    Store::open(Box::new(disk.clone()), options(EVERYTHING)).expect("a new store")
+    let options = StoreOptions { journal_bytes: 10 * 4096, ..options(EVERYTHING) };
+    Store::open(Box::new(disk.clone()), options).expect("a new store")
+}
+
+fn put_number(store: &Store, number: i64) -> Committed {
+    commit(store, &[vec![put(policies(), &format!("{:02}", number % 50), value(number))]])
 }
 
 #[test]
-fn each_commit_on_a_disk_is_made_in_two_phases() {
-    let disk = CountedDisk::new(true);
+fn a_commit_waits_for_its_record_and_the_database_is_settled_beside() {
+    let disk = CountedDisk::default();
     let store = on(&disk);
-    for number in 0..10 {
+    put_number(&store, 0);
+    let mut number = 1;
+    for _ in 0..5 {
         let before = disk.syncs();
-        write(&store, vec![put(policies(), "a", value(number))]);
-        assert_eq!(disk.syncs() - before, 2, "commit {number}");
+        while !put_number(&store, number).must_settle {
+            number += 1;
+        }
+        number += 1;
+        assert_eq!(disk.syncs().0, before.0, "no commit waited for the database");
+        assert_eq!(disk.syncs().1 - before.1, 11, "ten records, and the header of the next generation");
+        let seen = contents(&store, &policies());
+        store.settle().expect("the disk works");
+        assert_eq!(disk.syncs().0 - before.0, 2, "it is made stable in two phases");
+        assert_eq!(contents(&store, &policies()), seen);
+        store.settle().expect("nothing to do");
+        assert_eq!(disk.syncs().0 - before.0, 2);
     }
 }
 
 #[test]
-fn commits_in_memory_are_settled_once_in_a_while_and_nothing_is_lost() {
-    const COMMITS: u64 = 5_000;
-    let disk = CountedDisk::new(false);
+fn a_store_that_nobody_settles_settles_itself() {
+    let disk = CountedDisk::default();
     let store = on(&disk);
-    let before = disk.syncs();
-    for number in 0..COMMITS {
-        write(&store, vec![put(policies(), &format!("row{}", number % 10), value(number.cast_signed()))]);
+    let before = disk.syncs().0;
+    (0..100).for_each(|number| drop(put_number(&store, number)));
+    assert!(disk.syncs().0 - before >= 2 * 8, "{}", disk.syncs().0 - before);
+    assert!(store.journal_bytes() <= 2 * 10 * 4096, "{}", store.journal_bytes());
+}
+
+#[test]
+fn readers_see_the_same_wherever_it_lies() {
+    let disk = CountedDisk::default();
+    let (on_disk, in_memory) = (on(&disk), in_memory());
+    let mut rng = fastrand::Rng::with_seed(5);
+    for number in 0..400 {
+        let unit = match rng.u8(0..8) {
+            0..5 => vec![put(policies(), &format!("{:02}", rng.u8(0..40)), value(number))],
+            5 => vec![put(schedules(), "a", value(number)), delete(schedules(), "a")],
+            _ => (0..rng.u8(1..9)).map(|key| delete(policies(), &format!("{key:02}"))).collect(),
+        };
+        let committed = commit(&on_disk, std::slice::from_ref(&unit));
+        assert_eq!(committed.changes, commit(&in_memory, &[unit]).changes);
+        if committed.must_settle && rng.bool() {
+            on_disk.settle().expect("the disk works");
+        }
+        for table in [policies(), schedules()] {
+            assert_eq!(rows(&on_disk, &table), rows(&in_memory, &table));
+            let after = rng.u64(0..=committed.upto.0);
+            assert_eq!(log(&on_disk, &table, after), log(&in_memory, &table, after));
+            let count = |store: &Store| store.snapshot().expect("a snapshot").count(&table).expect("a count");
+            assert_eq!(count(&on_disk), count(&in_memory));
+        }
+        let entries = |store: &Store| store.snapshot().expect("a snapshot").log_entries().expect("a count");
+        assert_eq!((on_disk.log_bytes(), entries(&on_disk)), (in_memory.log_bytes(), entries(&in_memory)));
     }
-    let settled = disk.syncs() - before;
-    assert!((1..=COMMITS / 64).contains(&settled), "{settled}");
-    let expected: Vec<_> = (0..10).map(|row| (format!("row{row}"), value(4_990 + row))).collect();
-    assert_eq!(contents(&store, &policies()), expected);
-    let changes = log(&store, &policies(), 0).expect("nothing was trimmed");
-    assert_eq!(seqs(&changes), (1..=COMMITS).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_snapshot_stays_as_it_is_while_others_write_and_settle() {
+    let disk = CountedDisk::default();
+    let store = on(&disk);
+    (0..30).for_each(|number| drop(put_number(&store, number)));
+    let snapshot = store.snapshot().expect("a snapshot");
+    let page = |snapshot: &Snapshot| snapshot.rows_after(&policies(), None, NO_LIMIT).expect("rows").rows;
+    let (before, position) = (page(&snapshot), snapshot.position());
+    for number in 30..90 {
+        put_number(&store, number);
+        store.settle().expect("the disk works");
+        assert_eq!(page(&snapshot), before);
+    }
+    assert_eq!(snapshot.position(), position);
+    assert_ne!(page(&store.snapshot().expect("a snapshot")), before);
 }
 
 #[test]
