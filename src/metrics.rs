@@ -133,7 +133,7 @@ metrics! {
     store_changes: Gauge = "store_changes";
     /// Commits.
     store_commits: Gauge = "store_commits";
-    /// Commits that the disk refused.
+    /// Commits that the disk refused, and failures to write to the database what was committed.
     store_failures: Gauge = "store_failures";
     /// Bytes that wait to be written.
     store_queued_bytes: Gauge = "store_queued_bytes";

@@ -1,6 +1,7 @@
 //! The store on a disk that fails: power losses at every kind of moment, errors at every single operation, a full disk.
 
 mod store_faults {
+    mod beside;
     mod flips;
     mod journal;
     pub(crate) mod model;

@@ -9,7 +9,8 @@
 //! * The database says up to which generation it is *settled*: it has all of that. The header of a generation says which one it
 //!   follows. So there are none that the database has not, or the one that follows what is settled, or that and the next.
 //! * A generation begins when its header is stable, and where the database says nothing of generations that it may not have, when
-//!   it does. Its number is one that nothing here has. Records carry it, and the checksum of a record covers it and the epoch
+//!   it does. The header says which change is the newest before it: if that is missing, it is lost. The number of a generation is one
+//!   that nothing here has. Records carry it, and the checksum of a record covers it and the epoch
 //!   of the store: what lies behind the newest record is of an older generation, or of another store, or of what followed a
 //!   backup that was restored, and is never taken for one of this.
 //! * A record is written when the one before it is stable, so what is whole is a beginning. A record that is not whole was
@@ -23,7 +24,7 @@
 //! * After a fault, and whenever a store opens, nothing is appended to a generation that another opening began: with the first
 //!   commit the database is settled with all of them. So opening changes nothing here, and may be cut short and begun again.
 //!
-//! What retention removes has no record: after a crash the log may have more than it must, until the database is settled again.
+//! What retention removes has no record: the database is settled with that.
 
 use redb::StorageBackend;
 
@@ -40,8 +41,8 @@ const GROWTH: u64 = 4 << 20;
 
 const RECORD_MARK: u32 = u32::from_le_bytes(*b"sfjr");
 const HEADER_MARK: u32 = u32::from_le_bytes(*b"sfjh");
-/// What a header has: mark, checksum, generation, the one that it follows, where its records begin.
-const HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 8;
+/// What a header has: mark, checksum, generation, the one that it follows, where its records begin, the newest change before them.
+const HEADER_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 8;
 /// What comes first in a record: mark, checksum, generation, first position, time, number of changes, bytes of them.
 const HEAD_BYTES: usize = 4 + 4 + 8 + 8 + 8 + 4 + 4;
 
@@ -56,6 +57,8 @@ pub(super) struct Journal {
     announced: Option<Generation>,
     /// Bytes of records that a generation has room for.
     room: u64,
+    /// Bytes of records that earlier openings left.
+    left_bytes: u64,
 }
 
 /// What a database says of its journal.
@@ -92,6 +95,8 @@ pub(super) struct Header {
     pub(super) follows: u64,
     /// Up to format 5, zero: there was one place.
     pub(super) records_at: u64,
+    /// Up to format 5, zero: it was not known.
+    pub(super) after: Seq,
 }
 
 impl Header {
@@ -101,6 +106,7 @@ impl Header {
         header[8..16].copy_from_slice(&self.generation.to_le_bytes());
         header[16..24].copy_from_slice(&self.follows.to_le_bytes());
         header[24..32].copy_from_slice(&self.records_at.to_le_bytes());
+        header[32..40].copy_from_slice(&self.after.0.to_le_bytes());
         seal(epoch, &mut header);
         header
     }
@@ -118,7 +124,7 @@ impl Journal {
     /// The journal of a store whose database says this of it; with room for `bytes` of records in each generation.
     pub(super) fn new(backend: Box<dyn StorageBackend>, database: JournalState, epoch: Epoch, bytes: u64) -> Self {
         let room = bytes.div_ceil(BLOCK as u64).saturating_mul(BLOCK as u64);
-        Self { backend, epoch, database, present: None, announced: None, room }
+        Self { backend, epoch, database, present: None, announced: None, room, left_bytes: 0 }
     }
 
     /// Whether it may have what the database has not.
@@ -133,13 +139,13 @@ impl Journal {
 
     /// The database, which is of this epoch now, has all that it has.
     pub(super) fn close(&mut self, epoch: Epoch) {
-        (self.epoch, self.database.is_open, self.present) = (epoch, false, None);
+        (self.epoch, self.database.is_open, self.present, self.left_bytes) = (epoch, false, None, 0);
     }
 
     /// The database has everything up to this generation.
     pub(super) fn settled(&mut self, generation: u64) {
         self.database = JournalState { settled: SettledUpTo::Generation(generation), is_open: false };
-        self.present = None;
+        (self.present, self.left_bytes) = (None, 0);
     }
 
     /// The newest generation that may have something, if earlier openings left any.
@@ -155,9 +161,14 @@ impl Journal {
         }
     }
 
-    /// Bytes of records in the present generation.
+    /// Bytes of records in the present generation, or in those that earlier openings left.
     pub(super) fn bytes(&self) -> u64 {
-        self.present.map_or(0, |present| present.next - present.begin)
+        self.present.map_or(self.left_bytes, |present| present.next - present.begin)
+    }
+
+    /// Bytes of records that a generation has room for.
+    pub(super) fn room(&self) -> u64 {
+        self.room
     }
 
     /// Whether a generation has room for `record` if there is nothing else in it.
@@ -183,8 +194,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Says that another generation may begin, and returns the one that it follows. Nothing that is still needed may be in its place.
-    pub(super) fn announce(&mut self) -> Result<u64, StoreError> {
+    /// Says that another generation may begin behind the change `after`, and returns the one that it follows. Nothing that is still
+    /// needed may be in its place.
+    pub(super) fn announce(&mut self, after: Seq) -> Result<u64, StoreError> {
         let follows = match &self.present {
             Some(present) => present.number,
             None => self.newest()? + 1,
@@ -195,11 +207,11 @@ impl Journal {
             len = places_end.min(len + GROWTH);
             self.backend.set_len(len)?;
         }
-        let records_at = RECORDS_AT + generation % 2 * self.room;
-        let header = Header { generation, follows, records_at }.to_bytes(self.epoch);
+        let records_at = RECORDS_AT.saturating_add((generation % 2).saturating_mul(self.room));
+        let header = Header { generation, follows, records_at, after }.to_bytes(self.epoch);
         self.backend.write(header_at(generation), &header)?;
         self.backend.sync_data()?;
-        let end = records_at + self.room;
+        let end = records_at.saturating_add(self.room);
         self.announced = Some(Generation { number: generation, begin: records_at, next: records_at, end });
         Ok(follows)
     }
@@ -237,6 +249,7 @@ impl Journal {
             generation: number_at(8),
             follows: number_at(16),
             records_at: number_at(24).max(RECORDS_AT),
+            after: Seq(number_at(32)),
         })
     }
 
@@ -254,14 +267,17 @@ impl Journal {
     }
 
     /// What follows the change `last`, which is the newest of the database.
-    pub(super) fn find(&self, last: Seq) -> Result<Found, StoreError> {
+    pub(super) fn find(&mut self, last: Seq) -> Result<Found, StoreError> {
         let bytes = self.read()?;
         let headers = self.open_headers(&bytes);
         if headers.is_empty() {
             return Ok(Found::Lost("it has no header of the generation that follows what the database has"));
         }
         let (mut records, mut last) = (Vec::new(), last);
-        for Header { generation, records_at, .. } in headers {
+        for Header { generation, records_at, after, .. } in headers {
+            if last < after {
+                return Ok(Found::Lost("the newest record before its last generation is missing"));
+            }
             let begin = usize::try_from(records_at).map_err(std::io::Error::other)?;
             let mut blocks = bytes.get(begin..).unwrap_or_default();
             while let Some(record) = self.whole_record(blocks, generation) {
@@ -284,6 +300,7 @@ impl Journal {
         }
         // A process that was killed may have left what only the caches of the system have: readers are about to see it.
         self.backend.sync_data()?;
+        self.left_bytes = records.iter().map(|record: &RecordBytes| record.padded_bytes() as u64).sum();
         Ok(Found::Records(records))
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Memtable {
     tables: OrdMap<u32, TablePart>,
     /// The table of each change in the log, in the order of their positions.
     order: OrdMap<u64, u32>,
+    /// Of the changes in the log.
+    bytes: u64,
 }
 
 /// The newest of one table.
@@ -119,6 +121,11 @@ impl Memtable {
         self.tables.get(&number)?.rows.get(key)
     }
 
+    /// The bytes of the changes that came into its log.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// How many changes its log has.
     pub(super) fn log_entries(&self) -> usize {
         self.order.len()
@@ -158,6 +165,7 @@ impl Memtable {
         let bytes = layout::change_bytes(change);
         part.log.insert(change.seq.0, Logged { change: Arc::new(change.clone()), bytes });
         self.order.insert(change.seq.0, number);
+        self.bytes += u64::from(bytes);
         bytes
     }
 

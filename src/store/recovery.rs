@@ -29,14 +29,14 @@ pub(super) struct Opened {
     pub(super) present: RwLock<Snapshot>,
     /// None where all is in memory.
     pub(super) database: Option<Database>,
-    /// Held by whoever writes what is settling, until readers find it in the database.
-    pub(super) settles: Mutex<()>,
+    /// Why what is settling could not be written to the database. Held by whoever writes it, until readers find it there.
+    pub(super) settling_failure: Mutex<Option<StoreError>>,
     failed: Arc<AtomicBool>,
 }
 
 impl Opened {
     fn new(present: Snapshot, database: Option<Database>, failed: Arc<AtomicBool>) -> Self {
-        Self { present: RwLock::new(present), database, settles: Mutex::new(()), failed }
+        Self { present: RwLock::new(present), database, settling_failure: Mutex::new(None), failed }
     }
 
     /// Whether the disk failed since: redb then answers from its cache as long as it can, and refuses everything else.

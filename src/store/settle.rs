@@ -40,7 +40,7 @@ fn set_durability(transaction: &mut WriteTransaction, durability: Durability) ->
     transaction.set_durability(durability).map_err(|error| StoreError::Disk(error.to_string()))
 }
 
-/// What a database says of its journal.
+/// What a database is to say of its journal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct JournalMark {
     /// The newest generation that it has all of.
@@ -136,7 +136,8 @@ impl Snapshot {
             }
             self.newest.forget_oldest();
             self.log_bytes = self.log_bytes.saturating_sub(u64::from(bytes));
-            self.tables.record_mut(number)?.trimmed_to = seq.0;
+            let record = self.tables.record_mut(number)?;
+            record.trimmed_to = record.trimmed_to.max(seq.0);
             trimmed = true;
         }
         Ok(trimmed)
@@ -257,7 +258,11 @@ impl Log<'_> {
     fn trim(&mut self, settling: &Settling, retention: Retention) -> Result<Trimmed, StoreError> {
         let mut trimmed = Trimmed::default();
         let at_once = TRIMMED_AT_ONCE + settling.memtable.log_entries();
-        for _ in 0..at_once {
+        // Where large changes came for small ones, more have to go.
+        let bytes_at_once = settling.memtable.bytes().saturating_mul(2);
+        let mut count = 0;
+        while count < at_once || trimmed.bytes < bytes_at_once {
+            count += 1;
             let Some((seq, number, bytes, time_ms)) = self.order.first()?.map(|(seq, place)| {
                 let (number, bytes, time_ms) = place.value();
                 (seq.value(), number, bytes, time_ms)
@@ -294,10 +299,24 @@ impl Opened {
         self.present.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is settling into the database, if anything is; says whether retention has more to remove.
+    /// Has readers see `present` from now on. What they saw goes when nobody has to wait for that.
+    pub(super) fn replace_present(&self, present: Snapshot) {
+        let before = std::mem::replace(&mut *self.present_mut(), present);
+        drop(before);
+    }
+
+    /// Writes what is settling into the database, if anything is; says whether retention has more to remove. Once that failed, it
+    /// fails in the same way.
     pub(super) fn settle(&self, retention: Retention) -> Result<bool, StoreError> {
+        let mut failure = self.settling_failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = &*failure {
+            return Err(error.clone());
+        }
+        self.settle_alone(retention).inspect_err(|error| *failure = Some(error.clone()))
+    }
+
+    fn settle_alone(&self, retention: Retention) -> Result<bool, StoreError> {
         let Some(database) = &self.database else { return Ok(false) };
-        let _alone = self.settles.lock().unwrap_or_else(PoisonError::into_inner);
         // Only now: whoever was here before may have done it.
         let Some(settling) = self.present().settling.clone() else { return Ok(false) };
         let mut transaction = begin(database)?;
@@ -307,7 +326,10 @@ impl Opened {
         }
         let trimmed = settling.write(transaction, retention)?;
         let is_partial = trimmed.is_partial;
-        self.present_mut().adopt(Settled { base: Base::of(database)?, trimmed })?;
+        let settled = Settled { base: Base::of(database)?, trimmed };
+        // What it was settled from is kept until nobody has to wait for it to go.
+        let _base = self.present().base.clone();
+        self.present_mut().adopt(settled)?;
         Ok(is_partial)
     }
 
@@ -324,7 +346,7 @@ impl Opened {
             self.begin_journal(database, journal, now, retention)?;
         } else {
             let journal_bytes = journal.bytes();
-            let settled = journal.announce()?;
+            let settled = journal.announce(self.present().position.seq)?;
             let mut present = self.present_mut();
             let confirmed = present.position.seq;
             present.freeze(now, Some(JournalMark { settled, is_open: true }), confirmed, journal_bytes);
@@ -342,7 +364,7 @@ impl Opened {
         retention: Retention,
     ) -> Result<(), StoreError> {
         self.settle_left(journal, now, retention)?;
-        let settled = journal.announce()?;
+        let settled = journal.announce(self.present().position.seq)?;
         let transaction = begin(database)?;
         JournalMark { settled, is_open: true }.write(&transaction)?;
         transaction.commit()?;
@@ -358,19 +380,26 @@ impl Opened {
         retention: Retention,
     ) -> Result<(), StoreError> {
         if let Some(settled) = journal.left_open()? {
-            self.settle_all(Some(JournalMark { settled, is_open: false }), now, retention)?;
+            let mark = JournalMark { settled, is_open: false };
+            self.settle_all(Some(mark), journal.bytes(), now, retention)?;
             journal.settled(settled);
         }
         Ok(())
     }
 
     /// Has the database get everything that is above it; says whether retention has more to remove.
-    fn settle_all(&self, mark: Option<JournalMark>, now: Timestamp, retention: Retention) -> Result<bool, StoreError> {
+    fn settle_all(
+        &self,
+        mark: Option<JournalMark>,
+        journal_bytes: u64,
+        now: Timestamp,
+        retention: Retention,
+    ) -> Result<bool, StoreError> {
         self.settle(retention)?;
         {
             let mut present = self.present_mut();
             let confirmed = present.position.seq;
-            present.freeze(now, mark, confirmed, 0);
+            present.freeze(now, mark, confirmed, journal_bytes);
         }
         self.settle(retention)
     }
@@ -388,7 +417,7 @@ impl Opened {
         let mut present = self.present().clone();
         let confirmed = present.position.seq;
         ahead(&mut present)?;
-        let settled = journal.announce()?;
+        let settled = journal.announce(confirmed)?;
         present.freeze(now, Some(JournalMark { settled, is_open: true }), confirmed, 0);
         if let Some(settling) = present.settling.clone() {
             let trimmed = settling.write(begin(database)?, retention)?;
@@ -396,7 +425,7 @@ impl Opened {
         }
         journal.begin();
         // Not before: what a reader has seen must never be gone.
-        *self.present_mut() = present;
+        self.replace_present(present);
         Ok(())
     }
 
@@ -446,7 +475,7 @@ impl Store {
         if !has_more && !opened.has_to_trim(now, retention)? {
             return Ok(false);
         }
-        opened.settle_all(None, now, retention)
+        opened.settle_all(None, 0, now, retention)
     }
 }
 
@@ -468,6 +497,6 @@ impl Drop for Shared {
 fn close(opened: &Opened, journal: &Journal, retention: Retention) -> Result<(), StoreError> {
     let Some(settled) = journal.newest_open()? else { return Ok(()) };
     // Too old is nothing here: the next who opens it decides that.
-    opened.settle_all(Some(JournalMark { settled, is_open: false }), Timestamp(0), retention)?;
+    opened.settle_all(Some(JournalMark { settled, is_open: false }), 0, Timestamp(0), retention)?;
     Ok(())
 }

@@ -14,6 +14,14 @@ use crate::planted::PlantedBug;
 /// Removed from the log of a store in memory in one commit, beside as many as it adds: retention must not make a commit long.
 const TRIMMED_PER_COMMIT: usize = 512;
 
+/// So many changes are made while readers wait; of more, in memory, a copy is made that has them. With a journal they are no
+/// more than what has room in that.
+const APPLIED_IN_PLACE: usize = 1024;
+
+/// A record has no rows as they were, which memory has: so many times as large as a generation of the journal may be what is in
+/// memory above the database.
+const MEMORY_PER_JOURNAL_BYTE: u64 = 8;
+
 impl Store {
     pub(super) fn write(
         &self,
@@ -24,7 +32,10 @@ impl Store {
         let slot = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         let opened = slot.as_ref().ok_or_else(|| StoreError::Disk("it cannot be read".to_owned()))?;
         let options = &self.shared.options;
-        let work = Work::apply(&opened.present(), now, units)?;
+        // A copy: nobody has to wait for a large unit. It is gone when the changes are made, or that would copy as well.
+        let before = opened.present().clone();
+        let work = Work::apply(&before, now, units)?;
+        drop(before);
         if !work.changes.is_empty() {
             let commit = Commit { opened, now, changes: &work.changes, indexes: &options.indexes };
             commit.make(state, options.retention)?;
@@ -65,7 +76,9 @@ impl Commit<'_> {
             if PlantedBug::CheckpointForgetsJournal.is_planted() && !is_too_large && !journal.takes(&record) {
                 journal.forget();
             }
-            if !journal.is_begun() || (!is_too_large && !journal.takes(&record)) {
+            let newest_bytes = self.opened.present().newest.bytes();
+            let has_much = newest_bytes > journal.room().saturating_mul(MEMORY_PER_JOURNAL_BYTE);
+            if !journal.is_begun() || has_much || (!is_too_large && !journal.takes(&record)) {
                 self.opened.begin_generation(journal, self.now, retention)?;
             }
             if is_too_large {
@@ -78,6 +91,12 @@ impl Commit<'_> {
             }
         }
         // Not before: what a reader has seen must never be gone.
+        if state.journal.is_none() && self.changes.len() > APPLIED_IN_PLACE {
+            let mut ahead = self.opened.present().clone();
+            ahead.apply(self.changes, self.indexes)?;
+            self.opened.replace_present(ahead);
+            return Ok(());
+        }
         self.opened.present_mut().apply(self.changes, self.indexes)
     }
 }

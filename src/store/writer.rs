@@ -27,7 +27,7 @@ pub struct WriterLimits {
     pub commit_bytes: usize,
 }
 
-/// How often an idle writer looks whether the log has entries that are too old.
+/// How often the log is looked at for entries that are too old, if it is not anyway.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Job {
@@ -136,7 +136,7 @@ pub struct WriterStatus {
     pub commits: AtomicUsize,
     /// Changes written.
     pub changes: AtomicUsize,
-    /// Commits that the disk refused.
+    /// Commits that the disk refused, and failures to write to the database what was committed.
     pub failures: AtomicUsize,
 }
 
@@ -208,7 +208,7 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel();
         let status = Arc::new(WriterStatus::default());
         let mut work = WriterLoop {
-            settler: Settler::start(store.clone()),
+            settler: Settler::start(store.clone(), Arc::clone(&status)),
             store,
             clock,
             limits,
@@ -218,6 +218,7 @@ impl Writer {
             status: Arc::clone(&status),
             full_until: None,
             refused: 0,
+            retention_due: Instant::now() + RETENTION_INTERVAL,
         };
         let thread = crate::task::spawn_thread("store-writer", move || work.run());
         (Self { thread }, WriteHandle { jobs, status, limits })
@@ -238,11 +239,12 @@ struct Settler {
 }
 
 impl Settler {
-    fn start(store: Store) -> Self {
+    fn start(store: Store, status: Arc<WriterStatus>) -> Self {
         let (wake, woken) = mpsc::sync_channel(1);
         let thread = crate::task::spawn_thread("store-settler", move || {
             while woken.recv().is_ok() {
                 if let Err(error) = store.settle() {
+                    status.failures.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(%error, "what is in the journal could not be written to the database");
                 }
             }
@@ -283,6 +285,8 @@ struct WriterLoop<O> {
     full_until: Option<Instant>,
     /// Commits refused since one last succeeded.
     refused: u64,
+    /// Until then nothing has to be done for what is too old.
+    retention_due: Instant,
 }
 
 /// Each try on a full disk opens the store again, with readers waiting; so it is not tried for each write.
@@ -291,10 +295,14 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(250);
 impl<O: CommitObserver> WriterLoop<O> {
     fn run(&mut self) {
         loop {
-            match self.waiting.recv_timeout(RETENTION_INTERVAL) {
+            match self.waiting.recv_timeout(self.retention_due.saturating_duration_since(Instant::now())) {
                 Ok(jobs) => self.commit_with_all_that_wait(jobs),
-                Err(mpsc::RecvTimeoutError::Timeout) => self.remove_what_is_too_old(),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if self.retention_due <= Instant::now() {
+                self.remove_what_is_too_old();
+                self.retention_due = Instant::now() + RETENTION_INTERVAL;
             }
         }
     }
@@ -332,13 +340,14 @@ impl<O: CommitObserver> WriterLoop<O> {
     fn commit_next(&mut self) {
         let (mut units, mut replies) =
             (Vec::with_capacity(self.received.len()), Vec::with_capacity(self.received.len()));
+        let commit_bytes = self.limits.commit_bytes.min(self.store.journaled_at_once());
         let mut bytes = 0;
         while let Some(job) = self.next_job() {
             bytes += job.size;
             self.status.queued_bytes.fetch_sub(job.size, Ordering::Relaxed);
             units.push(job.unit);
             replies.push(job.reply);
-            if bytes >= self.limits.commit_bytes {
+            if bytes >= commit_bytes {
                 break;
             }
         }
@@ -362,6 +371,8 @@ impl<O: CommitObserver> WriterLoop<O> {
             Ok(committed) => {
                 self.succeeded();
                 if committed.must_settle {
+                    // With that, what is too old goes as well.
+                    self.retention_due = Instant::now() + RETENTION_INTERVAL;
                     self.settler.wake();
                 }
                 self.publish(committed.changes, committed.upto);

@@ -24,9 +24,6 @@ pub(crate) struct Model {
     forgotten: BTreeMap<Table, Seq>,
 }
 
-/// More changes than there are between one checkpoint and the next.
-const BACK_AT_MOST: u64 = 500;
-
 /// How far back the log of each table reaches that has changes: behind this one of them.
 pub(crate) type Trimmed = BTreeMap<Table, Seq>;
 
@@ -65,11 +62,9 @@ impl Model {
         }
     }
 
-    /// Forgets the changes that the log will never have again: what was trimmed behind the last checkpoint may be there
-    /// after a crash.
+    /// Forgets the changes that the log will never have again, whatever happens.
     pub(crate) fn forget(&mut self, trimmed: Trimmed) {
         for (table, upto) in trimmed {
-            let upto = Seq(upto.0.min(self.last.0.saturating_sub(BACK_AT_MOST)));
             let of_it = |change: &Change| change.table == table && change.seq <= upto;
             if self.history.iter().any(of_it) {
                 self.history.retain(|change| !of_it(change));

@@ -249,7 +249,7 @@ impl PowerLosses {
                 self.model.forget(trimmed);
                 true
             }
-            // What an opening store has not written yet goes to the disk when its cache needs the room: during a read.
+            // The power fails during a read.
             Err(Difference::Failed(_)) if self.disk.is_off() => {
                 seen.cut_in_reads += 1;
                 false

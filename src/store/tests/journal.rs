@@ -1,4 +1,4 @@
-//! What the journal makes of commits that the database has only in memory, and of files that do not belong together.
+//! What the journal makes of commits that the database does not have yet, and of files that do not belong together.
 
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -209,6 +209,46 @@ fn a_record_that_is_not_whole_ends_the_journal_and_a_gap_ends_the_history() {
 }
 
 #[test]
+fn what_is_lost_at_the_end_of_a_generation_is_noticed_by_the_next_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store.redb");
+    let store = written(&path, 0);
+    // Sixteen have room in a generation.
+    (1..=17).for_each(|number| drop(write(&store, vec![put(policies(), &format!("{number:02}"), value(number))])));
+    let (number, records_at) = generation(&killed(&path, "asked.redb"));
+    let next_at = RECORDS_AT + (number + 1) % 2 * 16 * BLOCK;
+    for (damaged, expected) in [
+        (vec![], Some(18)),
+        (vec![next_at], Some(17)),
+        (vec![next_at, records_at + 15 * BLOCK], None),
+        (vec![records_at + 15 * BLOCK], None),
+    ] {
+        let copy = killed(&path, "copy.redb");
+        let file = std::fs::File::options().write(true).open(journal_of(&copy)).expect("a journal");
+        damaged.iter().for_each(|at| file.write_all_at(b"?", at + 60).expect("a write"));
+        let copy = try_open(&copy, 2).expect("it opens");
+        match expected {
+            Some(expected) => assert_eq!((keys(&copy), copy.epoch()), (expected, store.epoch()), "{damaged:?}"),
+            None => assert_eq!(copy.epoch(), Epoch(2), "{damaged:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_deleted_does_not_fill_the_memory_although_it_takes_no_room_in_the_journal() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(&directory.path().join("store.redb"));
+    let large = document(&format!(r#"{{"pad":"{}"}}"#, "x".repeat(50_000)));
+    for number in 0..32 {
+        write(&store, vec![put(policies(), &format!("{number:02}"), large.clone())]);
+    }
+    store.checkpoint(Timestamp(1_000)).expect("the disk works");
+    let must_settle = |number: &i32| commit(&store, &[vec![delete(policies(), &format!("{number:02}"))]]).must_settle;
+    let deleted = (0..32).take_while(|number| !must_settle(number)).count();
+    assert!((8..14).contains(&deleted), "{deleted}, and each takes one of sixteen blocks");
+}
+
+#[test]
 fn without_its_journal_a_store_begins_another_history_unless_it_ended_in_good_order() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
@@ -282,7 +322,7 @@ fn a_killed_store_of_format_5_has_what_its_journal_has() {
         }
         transaction.commit().expect("a commit");
         drop(database);
-        let header = Header { generation, follows: 0, records_at: 0 }.to_bytes(Epoch(1));
+        let header = Header { generation, follows: 0, records_at: 0, after: Seq::ZERO }.to_bytes(Epoch(1));
         std::fs::write(journal_of(&copy), vec![0; (RECORDS_AT + 16 * BLOCK) as usize]).expect("a journal");
         let file = std::fs::File::options().write(true).open(journal_of(&copy)).expect("a journal");
         file.write_all_at(&header, generation % 2 * BLOCK).expect("a write");

@@ -92,6 +92,17 @@ fn much_that_is_too_old_goes_in_several_commits() {
 }
 
 #[test]
+fn what_was_loaded_behind_a_change_is_missed_by_whoever_is_before_it() {
+    let store = open(Retention { bytes: u64::MAX, age_ms: 1_000 });
+    put_at(&store, 0, policies(), "a", 1);
+    let load = Mutation { cause: crate::change::Cause::Load, ..put(policies(), "b", value(1)) };
+    store.commit(Timestamp(1), &[vec![load]]).expect("the disk works");
+    trim_at(&store, 5_000);
+    assert_eq!(log(&store, &policies(), 1), None, "the row that was loaded is no change in the log");
+    assert_eq!(log(&store, &policies(), 2), Some(Vec::new()));
+}
+
+#[test]
 fn a_commit_keeps_the_changes_that_it_makes() {
     let store = open(Retention { bytes: 0, age_ms: 0 });
     for round in 1..5 {
