@@ -192,7 +192,7 @@ limits! {
     /// Bytes of store pages that are cached in memory.
     cache_bytes = 134_217_728;
     /// Bytes of commits that the journal of the store may have before they are written to their place; as many again may come meanwhile.
-    journal_bytes = 4_194_304;
+    journal_bytes = 1_048_576;
     /// Threads that read from the disk at a time.
     read_threads = 4;
     /// Seconds until a connection to the source has to be ready for use.

@@ -29,7 +29,7 @@ pub enum PlantedBug {
     JournalIsNotSynced,
     /// Records of an earlier generation of the journal are done again.
     StaleJournalIsRedone,
-    /// The journal begins anew although the database is not durable without it.
+    /// The journal begins anew although the database has not what is in it.
     CheckpointForgetsJournal,
     /// What is settling is written to the database, and not made stable there.
     SettledInMemory,

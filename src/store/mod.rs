@@ -186,7 +186,6 @@ pub struct Store {
 struct Shared {
     disk: Box<dyn Disk>,
     options: StoreOptions,
-    is_in_memory: bool,
     /// `None` only while a fault has made the disk unreadable.
     database: RwLock<Option<Opened>>,
     state: Mutex<WriteState>,
@@ -224,7 +223,6 @@ impl Store {
             shared: Arc::new(Shared {
                 disk,
                 options,
-                is_in_memory: journal.is_none(),
                 database: RwLock::new(Some(opened)),
                 state: Mutex::new(WriteState { journal, recovered: Vec::new(), failed: false }),
                 last_seq: AtomicU64::new(position.seq.0),
@@ -289,12 +287,6 @@ impl Store {
     /// Bytes of log entries kept.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes of mutations that have room in the journal together, most likely: a record has whole rows. All where there is none.
-    fn journaled_at_once(&self) -> usize {
-        let of_journal = || usize::try_from(self.shared.options.journal_bytes / 2).unwrap_or(usize::MAX);
-        if self.shared.is_in_memory { usize::MAX } else { of_journal() }
     }
 
     /// Bytes of commits that a store which opened now would take from the journal.

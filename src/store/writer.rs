@@ -340,14 +340,13 @@ impl<O: CommitObserver> WriterLoop<O> {
     fn commit_next(&mut self) {
         let (mut units, mut replies) =
             (Vec::with_capacity(self.received.len()), Vec::with_capacity(self.received.len()));
-        let commit_bytes = self.limits.commit_bytes.min(self.store.journaled_at_once());
         let mut bytes = 0;
         while let Some(job) = self.next_job() {
             bytes += job.size;
             self.status.queued_bytes.fetch_sub(job.size, Ordering::Relaxed);
             units.push(job.unit);
             replies.push(job.reply);
-            if bytes >= commit_bytes {
+            if bytes >= self.limits.commit_bytes {
                 break;
             }
         }
