@@ -60,7 +60,9 @@ pub(crate) fn on_disk() {
         print(writers, &rounds.collect::<Vec<_>>());
         bench.end();
     }
-    println!("\nThe times of the writers include waking them; those of the others are of one commit.");
+    println!(
+        "\nThe times of the writers include waking them; those of the others are of one commit. CPU is that of the thread that commits: what starfeed writes to its database beside that is not in it."
+    );
 }
 
 fn print(writers: usize, rounds: &[Round]) {

@@ -278,8 +278,10 @@ impl Follower {
         Event { news, token, number: self.wishes.states.then_some(self.number) }
     }
 
+    /// None while its client is yet to be told that it has all rows: who went on from there would not be told any more.
     fn token(&self, sealing: &Sealing) -> Option<Bytes> {
-        if self.wishes.tokens { self.sealed_place(sealing) } else { None }
+        let waits_for_ready = self.owes_ready && self.wishes.states;
+        if self.wishes.tokens && !waits_for_ready { self.sealed_place(sealing) } else { None }
     }
 
     /// The token with which the client goes on from where it is; `None` where nobody could.

@@ -47,7 +47,21 @@ pub(super) enum LayerRow<'a> {
     Stored(AccessGuard<'a, (u32, &'static [u8])>, AccessGuard<'a, &'static [u8]>),
 }
 
+/// Memory comes in lines of so many bytes, and the rest of a long row comes by itself.
+const LINE_BYTES: usize = 64;
+const ASKED_FOR_BYTES: usize = 512;
+
 impl LayerRow<'_> {
+    /// Reads a little of it, so that the rest is near when it is needed.
+    pub(super) fn ask_for_memory(&self) -> u8 {
+        let lines =
+            |bytes: &[u8]| bytes.iter().take(ASKED_FOR_BYTES).step_by(LINE_BYTES).fold(0, |all, byte| all ^ byte);
+        match self {
+            Self::Newest(key, Some((_, document))) => lines(key.as_bytes()) ^ lines(document.as_bytes()),
+            Self::Newest(_, None) | Self::Stored(..) => 0,
+        }
+    }
+
     /// The row, which is one of the table `number`; `None` where it is gone.
     pub(super) fn row(&self, number: u32) -> Result<Option<BlockRow<'_>>, StoreError> {
         match self {

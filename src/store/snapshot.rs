@@ -1,5 +1,6 @@
 //! The store at one position: rows and log as they were after one change, whatever is written meanwhile.
 
+use std::hint::black_box;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -56,6 +57,9 @@ pub enum ChangePage {
     /// Retention has removed changes that follow the asked position.
     Trimmed,
 }
+
+/// So many rows are looked at together.
+const ROWS_AHEAD: usize = 16;
 
 /// How often a read is tried: after a fault the store is opened again, which ends the snapshots that are in use, and may fail as well.
 const ATTEMPTS: usize = 5;
@@ -210,16 +214,25 @@ impl Snapshot {
             return Ok(true);
         };
         let mut room = true;
-        for entry in self.layer_rows(number, after)? {
-            let entry = entry?;
-            let Some(row) = entry.row(number)? else { continue };
-            if !room {
-                return Ok(false);
+        let mut rows = self.layer_rows(number, after)?;
+        let mut ahead = Vec::with_capacity(ROWS_AHEAD);
+        loop {
+            ahead.extend(rows.by_ref().take(ROWS_AHEAD.min(budget.items.saturating_add(1))));
+            if ahead.is_empty() {
+                return Ok(true);
             }
-            room = budget.spend(row.size());
-            take(row);
+            // Rows lie all over the memory. A processor waits for all of these together no longer than for one.
+            black_box(ahead.iter().flatten().fold(0, |all, row| all ^ row.ask_for_memory()));
+            for entry in ahead.drain(..) {
+                let entry: LayerRow<'_> = entry?;
+                let Some(row) = entry.row(number)? else { continue };
+                if !room {
+                    return Ok(false);
+                }
+                room = budget.spend(row.size());
+                take(row);
+            }
         }
-        Ok(true)
     }
 
     /// The changes of `table` that follow `after`, oldest first.

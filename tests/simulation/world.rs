@@ -88,7 +88,7 @@ const ACTIONS: [(Action, u32); 30] = [
     (Action::DiskFault, 40),
     (Action::FillDisk, 4),
     (Action::FreeDisk, 30),
-    (Action::SettleStore, 40),
+    (Action::SettleStore, 200),
     (Action::LosePower, 8),
     (Action::Kill, 4),
     (Action::LoseStore, 2),
@@ -141,7 +141,7 @@ impl World {
         "a power loss during a commit",
         "a power loss during recovery",
         "a crash with commits in the journal",
-        "a full journal",
+        "a commit above what settles",
         "a settled store",
         "a store that could not be settled",
         "a client was cut",
@@ -472,7 +472,7 @@ impl World {
         match self.server.store.commit(Timestamp(self.clock_ms), units) {
             Ok(committed) => {
                 if committed.must_settle {
-                    self.count("a full journal");
+                    self.count("a commit above what settles");
                 }
                 for change in &committed.changes {
                     self.model.take(change);

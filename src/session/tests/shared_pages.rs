@@ -1,6 +1,7 @@
 //! Pages that several sessions are sent: who reads them, and who may have them.
 
 use super::*;
+use crate::feed::Content;
 use crate::wire::State;
 
 /// A session that has subscribed to all logins, and whose page is yet to be read or taken from another.
@@ -11,7 +12,11 @@ fn joined(context: &Arc<SessionContext>, waiting: &Arc<Waiting>) -> (Session, Wo
 }
 
 fn join(session: &mut Session, request_id: i32) -> Work {
-    ask(session, request_id, 10, subscribe_with(SubscribeOptions { states: Some(true), ..Default::default() }));
+    join_with(session, request_id, SubscribeOptions { states: Some(true), ..Default::default() })
+}
+
+fn join_with(session: &mut Session, request_id: i32, options: SubscribeOptions) -> Work {
+    ask(session, request_id, 10, subscribe_with(options));
     loop {
         match session.next_step() {
             Step::Send(_) => {}
@@ -128,6 +133,30 @@ fn ready_says_that_all_is_there_that_was_there_when_the_client_asked() {
     let (ready_at, before, behind) = at_ready(&sent);
     assert!(ready_at >= Seq(3), "READY at {ready_at}");
     assert_eq!(before + behind, 4, "a row and three changes");
+}
+
+#[test]
+fn nobody_can_go_on_from_between_the_rows_and_ready() {
+    let store = store();
+    let (context, feeds) = context(&store);
+    login(&store, &feeds, 1, "x");
+    let waiting = Waiting::new(1 << 30);
+    let (mut first, work) = joined(&context, &waiting);
+    first.read(read_of(work).run(&store));
+    login(&store, &feeds, 1, "y");
+    login(&store, &feeds, 2, "z");
+    let mut second = connect(&context, &waiting);
+    let options = SubscribeOptions { states: Some(true), tokens: Some(true), ..Default::default() };
+    let share = share_of(join_with(&mut second, 1, options));
+    second.read(share.now().expect("it was read"));
+    let sent = events(&mut second, &store);
+    let ready = sent.iter().position(|event| matches!(&event.news, News::State(State { kind: StateKind::Ready, .. })));
+    let (before, behind) = sent.split_at(ready.expect("it is ready"));
+    let is_change = |event: &&Event| matches!(event.news, News::Row { content: Content::Change(_), .. });
+    let changes: Vec<_> = before.iter().filter(is_change).collect();
+    assert_eq!(changes.len(), 2, "they came after the page was read, and before the client asked");
+    assert!(changes.iter().all(|event| event.token.is_none()), "who went on from there would not be told READY");
+    assert!(behind.iter().all(|event| event.token.is_some()));
 }
 
 #[test]
