@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use starfeed::change::Timestamp;
 use starfeed::store::{Retention, Store, StoreOptions, Unit};
 
-use super::model::{Difference, Model};
+use super::model::Model;
 use crate::support::fault_disk::{Failure, FaultDisk, Operation};
 use crate::{ALL, EPOCH, INDEXES, MORE_INDEXES, indexed, options, random_units};
 
@@ -83,7 +83,6 @@ struct Seen {
     acknowledged: usize,
     cut_in_creation: usize,
     cut_in_reopen: usize,
-    cut_in_reads: usize,
     kept: usize,
     lost: usize,
     idle: usize,
@@ -100,7 +99,6 @@ impl std::ops::Add for Seen {
             acknowledged: self.acknowledged + other.acknowledged,
             cut_in_creation: self.cut_in_creation + other.cut_in_creation,
             cut_in_reopen: self.cut_in_reopen + other.cut_in_reopen,
-            cut_in_reads: self.cut_in_reads + other.cut_in_reads,
             kept: self.kept + other.kept,
             lost: self.lost + other.lost,
             idle: self.idle + other.idle,
@@ -153,9 +151,8 @@ impl PowerLosses {
         match store {
             Ok(store) => {
                 self.created = true;
-                if self.compare(&store, seen) {
-                    self.write_until_power_fails(&store, seen);
-                }
+                self.compare(&store, seen);
+                self.write_until_power_fails(&store, seen);
                 self.end(store, seen);
             }
             Err(error) => {
@@ -171,7 +168,7 @@ impl PowerLosses {
         self.disk.heal();
         let store = Store::open(Box::new(self.disk.clone()), self.options.clone());
         let store = store.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
-        assert!(self.compare(&store, seen), "seed {}: nothing fails any more", self.seed);
+        self.compare(&store, seen);
     }
 
     fn cut_power_some_time(&mut self) {
@@ -228,8 +225,7 @@ impl PowerLosses {
     }
 
     /// What is open is settled by what the store holds now; from here on it must stay.
-    /// Says whether the power held.
-    fn compare(&mut self, store: &Store, seen: &mut Seen) -> bool {
+    fn compare(&mut self, store: &Store, seen: &mut Seen) {
         let position = store.position();
         assert_eq!(position.epoch, EPOCH);
         if let Some(units) = self.open.take() {
@@ -243,18 +239,8 @@ impl PowerLosses {
                 }
             }
         }
-        match self.model.compare(store) {
-            Ok(trimmed) => {
-                seen.trimmed += usize::from(!trimmed.is_empty());
-                self.model.forget(trimmed);
-                true
-            }
-            // The power fails during a read.
-            Err(Difference::Failed(_)) if self.disk.is_off() => {
-                seen.cut_in_reads += 1;
-                false
-            }
-            Err(difference) => panic!("seed {}: {difference}", self.seed),
-        }
+        let trimmed = self.model.compare(store).unwrap_or_else(|difference| panic!("seed {}: {difference}", self.seed));
+        seen.trimmed += usize::from(!trimmed.is_empty());
+        self.model.forget(trimmed);
     }
 }
