@@ -70,6 +70,8 @@ fn filtered_changes_go_to_those_they_are_for() {
     assert_eq!(changes, 200.0);
     assert!((5.0..20.0).contains(&(delivered / changes)), "{delivered} for {changes}");
     assert_eq!(rows[0]["lost"], 0);
+    let until_sent = |share| rows[0]["until_sent_ms"][share].as_f64().expect("the server says how long that took");
+    assert!(0.0 < until_sent("p50") && until_sent("p50") <= until_sent("p99"));
 }
 
 #[test]
