@@ -38,9 +38,10 @@ const SEEDS_PER_BUG: u64 = 10_000;
 const SOMETIMES: u64 = 100;
 
 /// Seeds that have failed once, by what was wrong then. They are among the first ones to run.
-const REGRESSIONS: [(&str, u64); 2] = [
+const REGRESSIONS: [(&str, u64); 3] = [
     ("a full disk had no room for what the journal had", 37),
     ("a reader was told of a trim that a fault took back", 1863),
+    ("who went on from between the last row and READY was never told READY", 7285),
 ];
 
 /// What a schedule came through.

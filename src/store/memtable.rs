@@ -171,8 +171,8 @@ impl Memtable {
 
     /// The oldest change of all logs.
     pub(super) fn oldest(&self) -> Option<(u32, &Logged)> {
-        let (seq, &number) = self.order.get_min().map(|(seq, number)| (seq, number))?;
-        Some((number, self.tables.get(&number)?.log.get(seq)?))
+        let &(seq, number) = self.order.get_min()?;
+        Some((number, self.tables.get(&number)?.log.get(&seq)?))
     }
 
     /// Takes the oldest change out of the log.

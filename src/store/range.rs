@@ -129,8 +129,7 @@ impl<'s> IndexReader<'s> {
             let (place, checksum) = entry?;
             Ok(LayerEntry::Stored(place, checksum))
         });
-        let settling = snapshot.settling.as_deref().map(|settling| &settling.memtable);
-        let lower = Merged::new(in_memory(settling), in_direction(stored, direction), direction);
+        let lower = Merged::new(in_memory(snapshot.settling_memtable()), in_direction(stored, direction), direction);
         let all = Merged::new(in_memory(Some(&snapshot.newest)), lower, direction);
         Ok(all.filter(|entry| entry.as_ref().map_or(true, LayerEntry::is_there)))
     }

@@ -105,7 +105,17 @@ impl Snapshot {
 
     /// What is above the database, the newest first.
     fn memtables(&self) -> impl Iterator<Item = &Memtable> {
-        [&self.newest].into_iter().chain(self.settling.as_deref().map(|settling| &settling.memtable))
+        [&self.newest].into_iter().chain(self.settling_memtable())
+    }
+
+    /// What is on its way to the database.
+    pub(super) fn settling_memtable(&self) -> Option<&Memtable> {
+        self.settling.as_deref().map(|settling| &settling.memtable)
+    }
+
+    /// What is above the database, the oldest first: in the order of the log.
+    fn memtables_in_order(&self) -> impl Iterator<Item = &Memtable> {
+        self.settling_memtable().into_iter().chain([&self.newest])
     }
 
     /// Makes `changes`, which follow it, happen.
@@ -170,8 +180,7 @@ impl Snapshot {
             let (place, value) = entry?;
             Ok(LayerRow::Stored(place, value))
         });
-        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
-        let lower = Merged::new(in_memory(settling), stored, Direction::Ascending);
+        let lower = Merged::new(in_memory(self.settling_memtable()), stored, Direction::Ascending);
         Ok(Merged::new(in_memory(Some(&self.newest)), lower, Direction::Ascending))
     }
 
@@ -257,8 +266,7 @@ impl Snapshot {
                 changes.push(change);
             }
         }
-        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
-        let parts = settling.into_iter().chain([&self.newest]).filter_map(|memtable| memtable.table(number));
+        let parts = self.memtables_in_order().filter_map(|memtable| memtable.table(number));
         for logged in parts.flat_map(|part| part.log_after(after)) {
             if !room {
                 return Ok(ChangePage::Changes { changes, complete: false });
@@ -282,11 +290,8 @@ impl Snapshot {
                 changes.push(layout::decode_change(&self.tables.table(number)?, number, Seq(seq), record.value())?);
             }
         }
-        let settling = self.settling.as_deref().map(|settling| &settling.memtable);
-        let memtables = settling.into_iter().chain([&self.newest]);
-        changes.extend(
-            memtables.flat_map(|memtable| memtable.log_after(after)).map(|(_, logged)| Change::clone(&logged.change)),
-        );
+        let logged = self.memtables_in_order().flat_map(|memtable| memtable.log_after(after));
+        changes.extend(logged.map(|(_, logged)| Change::clone(&logged.change)));
         Ok(changes)
     }
 

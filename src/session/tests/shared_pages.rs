@@ -113,18 +113,22 @@ fn who_waits_hears_that_a_page_was_given_up() {
     assert!(matches!(result, ReadResult::GivenUp { subscription_id: 0 }), "{result:?}");
 }
 
+/// Has somebody read a page with one row, and two changes follow: it is still good enough for all but whoever knows better.
+fn outdated_page(store: &Store, feeds: &Arc<Feeds>, context: &Arc<SessionContext>, waiting: &Arc<Waiting>) {
+    login(store, feeds, 1, "x");
+    let (mut first, work) = joined(context, waiting);
+    first.read(read_of(work).run(store));
+    assert_eq!(at_ready(&events(&mut first, store)), (Seq(1), 1, 0));
+    login(store, feeds, 1, "y");
+    login(store, feeds, 2, "z");
+}
+
 #[test]
 fn ready_says_that_all_is_there_that_was_there_when_the_client_asked() {
     let store = store();
     let (context, feeds) = context(&store);
-    login(&store, &feeds, 1, "x");
     let waiting = Waiting::new(1 << 30);
-    let (mut first, work) = joined(&context, &waiting);
-    first.read(read_of(work).run(&store));
-    assert_eq!(at_ready(&events(&mut first, &store)), (Seq(1), 1, 0));
-    // The page of the first one is still good enough for all but whoever knows better.
-    login(&store, &feeds, 1, "y");
-    login(&store, &feeds, 2, "z");
+    outdated_page(&store, &feeds, &context, &waiting);
     let (mut second, work) = joined(&context, &waiting);
     second.read(share_of(work).now().expect("it was read"));
     login(&store, &feeds, 3, "z");
@@ -139,12 +143,8 @@ fn ready_says_that_all_is_there_that_was_there_when_the_client_asked() {
 fn nobody_can_go_on_from_between_the_rows_and_ready() {
     let store = store();
     let (context, feeds) = context(&store);
-    login(&store, &feeds, 1, "x");
     let waiting = Waiting::new(1 << 30);
-    let (mut first, work) = joined(&context, &waiting);
-    first.read(read_of(work).run(&store));
-    login(&store, &feeds, 1, "y");
-    login(&store, &feeds, 2, "z");
+    outdated_page(&store, &feeds, &context, &waiting);
     let mut second = connect(&context, &waiting);
     let options = SubscribeOptions { states: Some(true), tokens: Some(true), ..Default::default() };
     let share = share_of(join_with(&mut second, 1, options));
