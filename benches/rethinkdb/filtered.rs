@@ -12,26 +12,31 @@ use reql::cmd::{Conflict, Durability, insert};
 use serde_json::{Value, json};
 use starfeed::proto::{self, request::Command, server_message::MessageType};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::database::{Database, cpu_seconds};
+use crate::listeners::Listeners;
 use crate::server::Server;
 
 const FEEDS: usize = 1_000;
 const TIME: Duration = Duration::from_secs(4);
+const WRITERS_MAX: usize = 32;
 
 /// How writes are made: so many writers, each of so many rows at a time. A writer goes on when all its rows were delivered.
-const LOADS: [(usize, usize); 3] = [(1, 1), (32, 1), (4, 125)];
+const LOADS: [(usize, usize); 4] = [(1, 1), (32, 1), (4, 125), (8, 125)];
 
 /// Rows that were written and not delivered yet.
 struct World {
     /// When each row was written, in nanoseconds since `begin`; 0 where no delivery is awaited.
     written: Vec<AtomicU64>,
-    /// Deliveries, for the writer of each row.
-    delivered: Vec<Semaphore>,
+    /// How many writers take the rows in turn.
+    writers: AtomicUsize,
+    /// For each writer: how many deliveries it awaits, and who tells it that all have come.
+    awaited: Vec<AtomicUsize>,
+    all_came: Vec<Notify>,
     begin: Instant,
     /// Nanoseconds from writing to delivery.
     latencies: std::sync::Mutex<Histogram<u64>>,
@@ -42,7 +47,9 @@ impl World {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             written: (0..FEEDS).map(|_| AtomicU64::new(0)).collect(),
-            delivered: (0..FEEDS).map(|_| Semaphore::new(0)).collect(),
+            writers: AtomicUsize::new(1),
+            awaited: (0..WRITERS_MAX).map(|_| AtomicUsize::new(0)).collect(),
+            all_came: (0..WRITERS_MAX).map(|_| Notify::new()).collect(),
             begin: Instant::now(),
             latencies: std::sync::Mutex::new(Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds")),
             late: AtomicUsize::new(0),
@@ -53,17 +60,32 @@ impl World {
         self.begin.elapsed().as_nanos() as u64
     }
 
+    /// `writer` is about to write `rows`.
+    fn begin(&self, writer: usize, rows: &[usize]) {
+        self.awaited[writer].store(rows.len(), Ordering::Release);
+        rows.iter().for_each(|&row| self.written[row].store(self.now(), Ordering::Release));
+    }
+
     fn deliver(&self, row: usize) {
-        match self.written[row].swap(0, Ordering::AcqRel) {
-            0 => {
-                self.late.fetch_add(1, Ordering::Relaxed);
-            }
-            written => {
-                let latency = self.now().saturating_sub(written);
-                self.latencies.lock().expect("nobody panicked").saturating_record(latency);
-            }
+        let written = self.written[row].swap(0, Ordering::AcqRel);
+        if written == 0 {
+            self.late.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        self.delivered[row].add_permits(1);
+        let latency = self.now().saturating_sub(written);
+        self.latencies.lock().expect("nobody panicked").saturating_record(latency);
+        let writer = row % self.writers.load(Ordering::Acquire);
+        if self.awaited[writer].fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.all_came[writer].notify_one();
+        }
+    }
+
+    /// Waits until `writer` has nothing to wait for, and says how many of `rows` did not come in time.
+    async fn delivered(&self, writer: usize, rows: &[usize], patience: Duration) -> usize {
+        if tokio::time::timeout(patience, self.all_came[writer].notified()).await.is_ok() {
+            return 0;
+        }
+        rows.iter().filter(|row| self.written[**row].swap(0, Ordering::AcqRel) > 0).count()
     }
 }
 
@@ -123,53 +145,50 @@ pub(crate) async fn measure(database: &Database) {
 
 async fn run(database: &Database, peer: &Peer<'_>) -> Vec<Figures> {
     let world = World::new();
-    let mut tasks = JoinSet::new();
-    let (ready, mut subscribed) = mpsc::channel(FEEDS);
-    for row in 0..FEEDS {
-        let (world, ready) = (Arc::clone(&world), ready.clone());
-        match peer {
-            Peer::Feeds(database, name) => {
-                let session = session(database, name).await;
-                tasks.spawn(async move { follow(session, row, &world, ready).await });
-            }
-            Peer::Over(_, _, server) | Peer::Embedded(server) => {
-                let address = server.address.clone();
-                tasks.spawn(async move { subscribe(&address, row, &world, ready).await });
+    let mut feeds = JoinSet::new();
+    let mut listeners = None;
+    match peer {
+        Peer::Feeds(database, name) => {
+            for row in 0..FEEDS {
+                let (session, world) = (session(database, name).await, Arc::clone(&world));
+                feeds.spawn(async move { follow(session, row, &world).await });
             }
         }
-    }
-    for _ in 0..FEEDS {
-        subscribed.recv().await.expect("a subscriber");
+        Peer::Over(_, _, server) | Peer::Embedded(server) => {
+            let world = Arc::clone(&world);
+            let deliver = move |row: usize| world.deliver(row);
+            listeners = Some(Listeners::start(&server.address, (0..FEEDS).map(subscription), deliver));
+        }
     }
     warm_up(peer, &world).await;
     let mut all = Vec::new();
     for (writers, rows) in LOADS {
         all.push(load(database, peer, &world, writers, rows).await);
     }
-    tasks.shutdown().await;
+    feeds.shutdown().await;
+    drop(listeners);
     all
 }
 
 /// Writes every row until its client has seen a change of it: a changefeed does not say since when it is open.
-async fn warm_up(peer: &Peer<'_>, world: &Arc<World>) {
+async fn warm_up(peer: &Peer<'_>, world: &World) {
     let mut writer = Writer::new(peer).await;
     for row in 0..FEEDS {
-        while world.delivered[row].available_permits() == 0 {
-            world.written[row].store(world.now(), Ordering::Release);
+        loop {
+            world.begin(0, &[row]);
             writer.write(&[row]).await;
-            let wait = tokio::time::timeout(Duration::from_secs(2), world.delivered[row].acquire());
             // If it does not come the feed was not open yet: once more.
-            drop(wait.await);
+            if world.delivered(0, &[row], Duration::from_secs(2)).await == 0 {
+                break;
+            }
         }
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    for delivered in &world.delivered {
-        delivered.forget_permits(usize::MAX >> 4);
-    }
 }
 
 async fn load(database: &Database, peer: &Peer<'_>, world: &Arc<World>, writers: usize, rows: usize) -> Figures {
     world.latencies.lock().expect("nobody panicked").reset();
+    world.writers.store(writers, Ordering::Release);
     let cpu = || {
         let starfeed = match peer {
             Peer::Feeds(..) => 0.0,
@@ -183,22 +202,16 @@ async fn load(database: &Database, peer: &Peer<'_>, world: &Arc<World>, writers:
         prepared.push((Writer::new(peer).await, own));
     }
     let (before, begin) = (cpu(), Instant::now());
-    let work = prepared.into_iter().map(|(mut writer, own)| async move {
+    let work = prepared.into_iter().enumerate().map(|(number, (mut writer, own))| async move {
         let (mut count, mut lost) = (0, 0);
         'time: loop {
             for batch in own.chunks(rows) {
                 if begin.elapsed() >= TIME {
                     break 'time;
                 }
-                batch.iter().for_each(|&row| world.written[row].store(world.now(), Ordering::Release));
+                world.begin(number, batch);
                 writer.write(batch).await;
-                for &row in batch {
-                    let delivery = world.delivered[row].acquire();
-                    match tokio::time::timeout(Duration::from_secs(10), delivery).await {
-                        Ok(permit) => permit.expect("it is never closed").forget(),
-                        Err(_) => lost += 1,
-                    }
-                }
+                lost += world.delivered(number, batch, Duration::from_secs(10)).await;
                 count += batch.len();
             }
         }
@@ -223,10 +236,9 @@ async fn session(database: &Database, name: &'static str) -> reql::Session {
     reql::r.connect(options).await.expect("a session")
 }
 
-async fn follow(session: reql::Session, row: usize, world: &World, ready: mpsc::Sender<()>) {
+async fn follow(session: reql::Session, row: usize, world: &World) {
     let filter = reql::r.expr(json!({"login_url": url(row)}));
     let mut changes = reql::r.table("domain_login").filter(filter).changes(()).run::<_, Value>(&session);
-    ready.send(()).await.expect("somebody waits");
     while changes.try_next().await.expect("a change").is_some() {
         world.deliver(row);
     }
@@ -240,20 +252,12 @@ async fn socket(address: &str) -> Socket {
     tokio_tungstenite::client_async(format!("ws://{address}/ws/"), stream).await.expect("a handshake").0
 }
 
-async fn subscribe(address: &str, row: usize, world: &World, ready: mpsc::Sender<()>) {
-    let mut socket = socket(address).await;
+/// What the client of `row` asks for.
+fn subscription(row: usize) -> proto::Request {
     let filter = Some(format!("login_url == '{}'", url(row)));
     let options = Some(proto::SubscribeOptions { filter, include_document: Some(true), ..Default::default() });
     let command = Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList { options });
-    let request = proto::Request { request_id: 1, command: Some(command) };
-    socket.send(Message::binary(request.encode_to_vec())).await.expect("a request");
-    while let Some(Ok(message)) = socket.next().await {
-        let Message::Binary(bytes) = message else { continue };
-        match proto::ServerMessage::decode(bytes).expect("a message").message_type {
-            Some(MessageType::Event(_)) => world.deliver(row),
-            _ => ready.send(()).await.expect("somebody waits"),
-        }
-    }
+    proto::Request { request_id: 1, command: Some(command) }
 }
 
 fn url(row: usize) -> String {

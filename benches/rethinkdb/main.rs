@@ -7,6 +7,7 @@
 mod database;
 mod fan_out;
 mod filtered;
+mod listeners;
 mod mirror;
 mod server;
 

@@ -24,6 +24,12 @@ pub trait Outlet: Send + Sync {
     fn deliver(&self, _outbox: &Outbox) {
         self.wake();
     }
+
+    /// Reads a little of what [`Outlet::deliver`] needs, which is about to be called, so that it is in the caches then; what it
+    /// returns says nothing.
+    fn ask_for_memory(&self) -> usize {
+        0
+    }
 }
 
 /// The bytes that wait for all connections together.
@@ -302,7 +308,12 @@ impl Outbox {
         self.outlet.deliver(self);
     }
 
-    /// The same, and nothing is sent by this thread.
+    /// See [`Outlet::ask_for_memory`].
+    pub(super) fn ask_for_memory(&self) -> usize {
+        self.outlet.ask_for_memory()
+    }
+
+    /// The same as [`Outbox::deliver`], and nothing is sent by this thread.
     pub(super) fn wake(&self) {
         self.outlet.wake();
     }

@@ -68,6 +68,13 @@ mod tried {
     }
 
     impl<T> Mutex<T> {
+        pub(crate) fn is_poisoned(&self) -> bool {
+            match self {
+                Self::Usual(mutex) => mutex.is_poisoned(),
+                Self::Tried(_) => false,
+            }
+        }
+
         pub(crate) fn try_lock(&self) -> TryLockResult<MutexGuard<'_, T>> {
             fn same<G, H>(result: TryLockResult<G>, guard: impl Fn(G) -> H) -> TryLockResult<H> {
                 match result {

@@ -1,7 +1,9 @@
 //! From a change to the filters that match it.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
+use super::intervals::Interval;
 use super::signature::Signature;
 use super::{FilterId, Matcher, Posting, equal_place, holds_place};
 use crate::change::Document;
@@ -27,7 +29,6 @@ pub struct Scratch {
     old_keys: Vec<u64>,
     new_keys: Vec<u64>,
     hits: Hits,
-    todo: Vec<u32>,
 }
 
 /// Filters to ask, each once.
@@ -78,7 +79,7 @@ impl Matcher {
         if self.is_empty() {
             return;
         }
-        let Scratch { old: old_fields, new: new_fields, old_keys, new_keys, hits, todo } = scratch;
+        let Scratch { old: old_fields, new: new_fields, old_keys, new_keys, hits } = scratch;
         let old = old.and_then(|document| old_fields.read(&self.paths, document));
         let new = new.and_then(|document| new_fields.read(&self.paths, document));
         let old_signature = old.as_ref().map(|row| self.sign(row, old_keys)).unwrap_or_default();
@@ -88,10 +89,10 @@ impl Matcher {
             hits.add(*posting, BOTH);
         }
         if let Some(row) = &old {
-            self.look_up(row, old_keys, new.as_ref(), OLD, hits, todo);
+            self.look_up(row, old_keys, new.as_ref(), OLD, hits);
         }
         if let Some(row) = &new {
-            self.look_up(row, new_keys, old.as_ref(), NEW, hits, todo);
+            self.look_up(row, new_keys, old.as_ref(), NEW, hits);
         }
         let rows = Rows { old, new };
         self.ask(&hits.hits, rows, found);
@@ -151,22 +152,14 @@ impl Matcher {
 
     /// Collects the filters that `row`, which is on this `side`, leads to. What holds the same in `other` was, or is to
     /// be, looked up for both: with the old row.
-    fn look_up(
-        &self,
-        row: &Row<'_>,
-        keys: &[u64],
-        other: Option<&Row<'_>>,
-        side: Sides,
-        hits: &mut Hits,
-        todo: &mut Vec<u32>,
-    ) {
+    fn look_up(&self, row: &Row<'_>, keys: &[u64], other: Option<&Row<'_>>, side: Sides, hits: &mut Hits) {
         let is_equal = |(field, _): &(&FieldId, &u64)| self.fields[**field as usize].equal > 0;
         let buckets = row.present.iter().zip(keys).filter(is_equal).map(|(_, key)| self.equal.find(*key));
         // Asked for together, as above.
         black_box(buckets.fold(0, |all, postings| all ^ postings.last().map_or(0, |last| last.filter())));
         for (&field, &key) in row.present.iter().zip(keys) {
             let index = &self.fields[field as usize];
-            if index.equal | index.holds | index.numbers.len | index.texts.len == 0 {
+            if index.equal | index.holds | index.numbers.len() | index.texts.len() == 0 {
                 continue;
             }
             let is_same = other.is_some_and(|other| row.is_same(other, field));
@@ -182,20 +175,20 @@ impl Matcher {
             if index.holds > 0 {
                 self.look_up_elements(row, field, hits);
             }
-            if index.numbers.len > 0
+            if !index.numbers.is_empty()
                 && let Some(rank) = row.scalar(field).and_then(|scalar| scalar.rank())
             {
                 let others = other.and_then(|other| other.scalar(field)?.rank());
-                self.numbers.visit(index.numbers, &rank, todo, |interval| {
+                index.numbers.visit(&rank, &mut |interval: &Interval<u64>| {
                     let has_other = others.is_some_and(|others| (interval.low..=interval.high).contains(&others));
                     hits.add_around(interval.posting, side, sides, has_other);
                 });
             }
-            if index.texts.len > 0
+            if !index.texts.is_empty()
                 && let Some(text) = row.text(field)
             {
                 let others = other.and_then(|other| other.text(field));
-                self.texts.visit(index.texts, text, todo, |interval| {
+                index.texts.visit(text, &mut |interval: &Interval<Arc<[u8]>>| {
                     let has_other = others.is_some_and(|others| *interval.low <= *others && *others <= *interval.high);
                     hits.add_around(interval.posting, side, sides, has_other);
                 });

@@ -17,7 +17,7 @@ use hashbrown::HashTable;
 
 use self::buckets::Buckets;
 pub use self::describe::Plan;
-use self::intervals::{Intervals, Tree};
+use self::intervals::{Interval, Tree};
 pub use self::lookup::{Match, Scratch};
 use self::signature::Guard;
 use super::access::{ABOVE_TEXTS, Access, Entry, access, needed_value};
@@ -43,22 +43,20 @@ pub struct Matcher {
     free: Vec<u32>,
     by_text: HashTable<u32>,
     equal: Buckets,
-    numbers: Intervals<u64>,
-    texts: Intervals<Arc<[u8]>>,
     /// Those that are asked about every change.
     unindexed: Vec<Posting>,
     hashing: FixedState,
 }
 
 /// What a member of a document is looked up in.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct FieldIndex {
     equal: u32,
     holds: u32,
     /// The filters whose guard is a value of this member.
     guards: u32,
-    numbers: Tree,
-    texts: Tree,
+    numbers: Tree<u64>,
+    texts: Tree<Arc<[u8]>>,
 }
 
 struct Filter {
@@ -75,14 +73,17 @@ enum Places {
     Other(Box<[Place]>),
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Place {
     Unindexed { at: u32 },
     Equal { field: FieldId, at: u32, key: u64 },
     Holds { field: FieldId, at: u32, key: u64 },
-    Numbers { field: FieldId, node: u32 },
-    Texts { field: FieldId, node: u32 },
+    Numbers { field: FieldId, low: u64, high: u64 },
+    Texts { field: FieldId, ends: Box<[Arc<[u8]>; 2]> },
 }
+
+/// Intervals that are counted to find out what it costs to look up a value there; more are too many in any case.
+const COUNTED_MAX: usize = 1024;
 
 /// A filter that a lookup leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +123,6 @@ impl Matcher {
             free: Vec::new(),
             by_text: HashTable::new(),
             equal: Buckets::default(),
-            numbers: Intervals::new(seed),
-            texts: Intervals::new(seed),
             unindexed: Vec::new(),
             hashing,
         }
@@ -158,7 +157,7 @@ impl Matcher {
             return FilterId(id);
         }
         let code = compile(expression, patterns, &mut self.paths);
-        self.fields.resize(self.paths.len().max(self.fields.len()), FieldIndex::default());
+        self.fields.resize_with(self.paths.len().max(self.fields.len()), FieldIndex::default);
         let id = self.free.pop().unwrap_or(self.filters.len() as u32);
         let access = access(expression, &|entry| self.weight(entry));
         let (guarded, guard) = self.guard(expression, access.as_ref());
@@ -193,11 +192,11 @@ impl Matcher {
         self.fields[removed.guarded as usize].guards -= 1;
         let places = std::mem::replace(&mut removed.places, Places::Other(Box::default()));
         match places {
-            Places::One(place) => self.clear(place),
+            Places::One(place) => self.clear(id, place, &mut []),
             Places::Other(mut places) => {
                 for at in 0..places.len() {
                     let (place, rest) = places[at..].split_first_mut().expect("there is a place at every index");
-                    self.clear_one_of(id, *place, rest);
+                    self.clear(id, place.clone(), rest);
                 }
             }
         }
@@ -210,20 +209,22 @@ impl Matcher {
     fn weight(&self, entry: &Entry<'_>) -> u64 {
         let (Entry::Equal(path, _) | Entry::Holds(path, _) | Entry::Numbers(path, ..) | Entry::Texts(path, ..)) = entry;
         let field = self.paths.find(path);
-        let index = field.and_then(|field| self.fields.get(field as usize)).copied().unwrap_or_default();
+        let index = field.and_then(|field| self.fields.get(field as usize));
         let bucket = |scalar: &Scalar<'_>, place: fn(FieldId) -> u64| {
             field.map_or(0, |field| self.equal.find(scalar.key(&self.hashing, place(field))).len() as u64)
         };
         match entry {
             Entry::Equal(_, scalar) => 1 + bucket(scalar, equal_place),
             Entry::Holds(_, scalar) => 2 + bucket(scalar, holds_place),
-            // Nobody knows how many intervals a value is in; an open one is around half of all values.
-            Entry::Numbers(_, 0, _) | Entry::Numbers(_, _, u64::MAX) => 64 + u64::from(index.numbers.len) / 2,
-            Entry::Numbers(..) => 32 + u64::from(index.numbers.len) / 256,
-            Entry::Texts(_, low, high) if low.is_empty() || **high == *ABOVE_TEXTS => {
-                64 + u64::from(index.texts.len) / 2
+            // An open interval is around half of all values, and so are the others like it.
+            Entry::Numbers(_, 0, _) | Entry::Numbers(_, _, u64::MAX) => {
+                64 + index.map_or(0, |index| u64::from(index.numbers.len()) / 2)
             }
-            Entry::Texts(..) => 48 + u64::from(index.texts.len) / 256,
+            Entry::Numbers(_, low, _) => 32 + index.map_or(0, |index| index.numbers.count(low, COUNTED_MAX)) as u64,
+            Entry::Texts(_, low, high) if low.is_empty() || **high == *ABOVE_TEXTS => {
+                64 + index.map_or(0, |index| u64::from(index.texts.len()) / 2)
+            }
+            Entry::Texts(_, low, _) => 48 + index.map_or(0, |index| index.texts.count(&**low, COUNTED_MAX)) as u64,
         }
     }
 
@@ -245,9 +246,9 @@ impl Matcher {
         let is_one_of_several = access.entries.len() > 1;
         let posting = Posting::new(id, is_one_of_several, guard);
         let places: Vec<Place> = access.entries.iter().map(|entry| self.enter(posting, entry)).collect();
-        match places[..] {
-            [place] => Places::One(place),
-            _ => Places::Other(places.into()),
+        match <[Place; 1]>::try_from(places) {
+            Ok([place]) => Places::One(place),
+            Err(places) => Places::Other(places.into()),
         }
     }
 
@@ -268,14 +269,15 @@ impl Matcher {
                 Place::Holds { field, at: self.equal.insert(key, posting), key }
             }
             Entry::Numbers(path, low, high) => {
-                let field = self.field(path);
-                let tree = &mut self.fields[field as usize].numbers;
-                Place::Numbers { field, node: self.numbers.insert(tree, *low, *high, posting) }
+                let (field, low, high) = (self.field(path), *low, *high);
+                self.fields[field as usize].numbers.insert(Interval { low, high, posting });
+                Place::Numbers { field, low, high }
             }
             Entry::Texts(path, low, high) => {
-                let field = self.field(path);
-                let tree = &mut self.fields[field as usize].texts;
-                Place::Texts { field, node: self.texts.insert(tree, (**low).into(), (**high).into(), posting) }
+                let (field, low, high) = (self.field(path), Arc::from(&**low), Arc::from(&**high));
+                let ends = Box::new([Arc::clone(&low), Arc::clone(&high)]);
+                self.fields[field as usize].texts.insert(Interval { low, high, posting });
+                Place::Texts { field, ends }
             }
         }
     }
@@ -284,18 +286,16 @@ impl Matcher {
         self.paths.find(path).expect("the code of a filter has acquired its paths")
     }
 
-    fn clear(&mut self, place: Place) {
-        self.clear_one_of(u32::MAX, place, &mut []);
-    }
-
     /// Clears a place of the filter `id`, which may move another one; `rest` are its places that are not cleared yet.
-    fn clear_one_of(&mut self, id: u32, place: Place, rest: &mut [Place]) {
+    fn clear(&mut self, id: u32, place: Place, rest: &mut [Place]) {
+        let posting = Posting::new(id, false, Guard::NONE);
         let moved = match place {
-            Place::Numbers { field, node } => {
-                return self.numbers.remove(&mut self.fields[field as usize].numbers, node);
+            Place::Numbers { field, low, high } => {
+                return self.fields[field as usize].numbers.remove(&Interval { low, high, posting });
             }
-            Place::Texts { field, node } => {
-                return self.texts.remove(&mut self.fields[field as usize].texts, node);
+            Place::Texts { field, ends } => {
+                let [low, high] = *ends;
+                return self.fields[field as usize].texts.remove(&Interval { low, high, posting });
             }
             Place::Unindexed { at } => {
                 self.unindexed.swap_remove(at as usize);
@@ -324,8 +324,8 @@ impl Matcher {
 
 impl Place {
     /// The same bucket, at another place in it.
-    fn moved_to(self, at: u32) -> Self {
-        match self {
+    fn moved_to(&self, at: u32) -> Self {
+        match *self {
             Self::Unindexed { .. } => Self::Unindexed { at },
             Self::Equal { field, key, .. } => Self::Equal { field, at, key },
             Self::Holds { field, key, .. } => Self::Holds { field, at, key },

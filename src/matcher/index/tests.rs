@@ -346,6 +346,22 @@ fn what_tells_filters_apart_is_looked_up() {
 }
 
 #[test]
+fn ranges_that_all_overlap_tell_nothing_apart() {
+    let mut matcher = Matcher::new(3);
+    for number in 0..2000 {
+        let place = equal("place", &format!("p{}", number % 20));
+        let expression = Expression::And(vec![place, between("age", number % 100, 200 + number)]);
+        matcher.add(&format!("{expression:?}").into(), &expression, &Patterns::default());
+    }
+    let ages = matcher.field(&Path(vec!["age".to_owned()]));
+    let rank = Scalar::Int(150).rank().expect("a number");
+    let around = matcher.fields[ages as usize].numbers.count(&rank, usize::MAX);
+    assert!(around < 100, "a value is in {around} ranges");
+    let place = Path(vec!["place".to_owned()]);
+    assert!(matcher.weight(&Entry::Equal(&place, Scalar::Text(b"p0"))) < 120);
+}
+
+#[test]
 fn a_plan_says_how_changes_find_a_filter() {
     let plan = Plan::of(&Expression::And(vec![equal("owner", "u1"), between("age", 3, 5)]));
     assert!(plan.is_indexed);
