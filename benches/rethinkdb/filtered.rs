@@ -202,22 +202,21 @@ async fn load(database: &Database, peer: &Peer<'_>, world: &Arc<World>, writers:
         prepared.push((Writer::new(peer).await, own));
     }
     let (before, begin) = (cpu(), Instant::now());
-    let work = prepared.into_iter().enumerate().map(|(number, (mut writer, own))| async move {
-        let (mut count, mut lost) = (0, 0);
-        'time: loop {
-            for batch in own.chunks(rows) {
-                if begin.elapsed() >= TIME {
-                    break 'time;
-                }
+    let mut working = JoinSet::new();
+    for (number, (mut writer, own)) in prepared.into_iter().enumerate() {
+        let world = Arc::clone(world);
+        working.spawn(async move {
+            let (mut count, mut lost) = (0, 0);
+            for batch in own.chunks(rows).cycle().take_while(|_| begin.elapsed() < TIME) {
                 world.begin(number, batch);
                 writer.write(batch).await;
                 lost += world.delivered(number, batch, Duration::from_secs(10)).await;
                 count += batch.len();
             }
-        }
-        (count, lost)
-    });
-    let done = futures_util::future::join_all(work).await;
+            (count, lost)
+        });
+    }
+    let done = working.join_all().await;
     let took = begin.elapsed().as_secs_f64();
     let after = cpu();
     let count = done.iter().map(|(count, _)| count).sum::<usize>() as f64;

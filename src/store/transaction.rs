@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::PoisonError;
 
+use foldhash::fast::RandomState;
+
 use super::journal::{JournaledChange, Record, RecordBytes};
 use super::recovery::Opened;
 use super::{
@@ -135,7 +137,7 @@ struct Work<'a> {
     store: &'a Snapshot,
     now: Timestamp,
     /// The rows that those before have changed, and what they are then; not needed for a single mutation.
-    pending: Option<HashMap<(&'a Table, &'a Key), Present>>,
+    pending: Option<HashMap<(&'a Table, &'a Key), Present, RandomState>>,
     last: Seq,
     changes: Vec<Change>,
 }
@@ -153,7 +155,7 @@ impl<'a> Work<'a> {
     fn apply(store: &'a Snapshot, now: Timestamp, units: &'a [Unit]) -> Result<Done, StoreError> {
         let before = store.position.seq;
         let is_single = matches!(units, [unit] if unit.len() == 1);
-        let pending = (!is_single).then(HashMap::new);
+        let pending = (!is_single).then(HashMap::default);
         let mut work = Self { store, now, pending, last: before, changes: Vec::with_capacity(units.len()) };
         let results = units.iter().map(|unit| work.unit(unit)).collect::<Result<Vec<_>, StoreError>>()?;
         Ok(Done { before, changes: work.changes, results })
@@ -186,7 +188,7 @@ impl<'a> Work<'a> {
     /// What `unit` would do; the inner error is its refusal.
     fn draft(&self, unit: &'a Unit) -> Result<Result<Vec<Draft>, String>, StoreError> {
         let mut drafts: Vec<Draft> = Vec::with_capacity(unit.len());
-        let mut newest: HashMap<(&Table, &Key), (Option<Document>, Version)> = HashMap::new();
+        let mut newest: HashMap<(&Table, &Key), (Option<Document>, Version), RandomState> = HashMap::default();
         for mutation in unit {
             let Mutation { table, key, .. } = mutation;
             let (old, old_version) = match newest.get(&(table, key)) {
