@@ -277,10 +277,13 @@ impl Load {
         self.subscribe_each((0..count).map(|filter| (filter % connections, filter)))
     }
 
-    /// As many subscriptions once more, all to the first `shared` filters; no connection has one of them twice before it has all.
+    /// As many subscriptions once more, all to the first `shared` filters, dealt out.
     pub(super) fn subscribe_to_shared(&mut self, shared: usize) -> anyhow::Result<()> {
         let (count, connections) = (self.ledger.filters.len(), self.ledger.connections);
-        self.subscribe_each((0..count).map(|at| (at % connections, (at % connections + at / connections) % shared)))
+        let begun = self.ledger.answered;
+        self.subscribe_each(
+            (begun..begun + count).map(|at| (at % connections, (at % connections + at / connections) % shared)),
+        )
     }
 
     /// Subscribes a connection to a filter, each by its number, and waits for the answers.

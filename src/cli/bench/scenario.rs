@@ -46,7 +46,7 @@ KB/sub: growth of the server's resident memory by the subscribers, for each of t
 
 const OF_MEMORY: &str = "\
 Growth of the server's resident memory: by a connection, by one that also subscribes to a list, by each further
-subscription, which has a filter of its own, and by as many again whose filters others have too.
+subscription, which has a filter of its own; and by as many again whose filters others have too, behind some of their kind.
 ";
 
 const OF_READING: &str = "\
@@ -90,7 +90,7 @@ impl Scenario {
         let mut set = |key: &str, value: u64| settings.push(format!("{key}={value}"));
         match self {
             Self::Filtered | Self::Idle => {
-                let rounds = if self == Self::Idle { 2 } else { 1 };
+                let rounds = if self == Self::Idle { 3 } else { 1 };
                 let filtered = u64::from(args.filters) * rounds;
                 set("subscriptions_per_connection", (filtered.div_ceil(u64::from(args.subscribers)) + 8).max(128));
                 set("subscriptions", (filtered + u64::from(args.subscribers) + 100).max(1_000_000));
