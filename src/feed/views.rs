@@ -461,7 +461,7 @@ impl ViewState {
                 published.apply(kind, &mut standing.summary);
                 standing.after = published.seq();
             }
-            if self.live.len() > 0 {
+            if !self.live.is_empty() {
                 batch.push(ViewChange::new(Arc::clone(published), kind, standing.summary));
             }
         }
