@@ -91,7 +91,8 @@ pub(super) struct Followers {
     collecting: BTreeSet<i32>,
     /// How many subscriptions have heartbeats.
     heartbeats: usize,
-    by_id: Roster<Follower>,
+    /// Boxed, so that no list of them has room for one that is not there.
+    by_id: Roster<Box<Follower>>,
     /// For all of them.
     permit: Option<Permit>,
     /// Those that are behind, in turn; not the one whose page is open or read.
@@ -165,7 +166,7 @@ impl Followers {
             (SourceState::Unread { .. }, Some(catching_up)) => catching_up.waits_for_source = true,
             _ => self.behind.push_back(subscription_id),
         }
-        self.by_id.insert(follower);
+        self.by_id.insert(Box::new(follower));
         if let Some(reason) = reset {
             self.announce_reset(subscription_id, reason);
         } else if is_initializing {
@@ -221,7 +222,7 @@ impl Followers {
         if self.heartbeats == 0 {
             return collected;
         }
-        self.by_id.iter().filter_map(Follower::heartbeat_due_ms).chain(collected).min()
+        self.by_id.iter().filter_map(|follower| follower.heartbeat_due_ms()).chain(collected).min()
     }
 
     /// The event of the first subscription whose collector has one.
@@ -253,7 +254,7 @@ impl Followers {
     }
 
     fn announce(&mut self, subscription_id: i32, kind: StateKind) {
-        if self.by_id.get(subscription_id).is_some_and(Follower::tells_states) {
+        if self.by_id.get(subscription_id).is_some_and(|follower| follower.tells_states()) {
             self.announced.push_back((subscription_id, kind));
         }
     }
@@ -523,7 +524,7 @@ fn event_message((subscription_id, event): (i32, Event)) -> ServerMessage {
 }
 
 /// `None` for a subscription that has ended since; its number is not given again.
-fn follower(by_id: &mut Roster<Follower>, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
+fn follower(by_id: &mut Roster<Box<Follower>>, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
     let subscription_id = subscription.number();
     Some((subscription_id, by_id.get_mut(subscription_id)?))
 }
