@@ -13,7 +13,6 @@ use crate::json;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Table {
     path: Arc<str>,
-    name_at: usize,
 }
 
 impl Table {
@@ -31,12 +30,12 @@ impl Table {
             !namespace.contains('/') && !name.contains('/'),
             "a namespace or table name contains a '/': {namespace:?} {name:?}"
         );
-        Self { path: format!("{namespace}/{name}").into(), name_at: namespace.len() + 1 }
+        Self { path: format!("{namespace}/{name}").into() }
     }
 
     /// The table's name without its namespace, as clients know it.
     pub fn name(&self) -> &str {
-        &self.path[self.name_at..]
+        self.path.split_once('/').expect("every path has a namespace").1
     }
 
     /// `namespace/name`: the form the store keeps.

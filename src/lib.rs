@@ -29,6 +29,8 @@
 pub mod planted;
 // JSON values, read as they stand.
 pub mod json;
+// Things by their numbers, in little memory.
+pub mod roster;
 // What happened, where, in which order.
 pub mod change;
 // How many rows, and which: one number to compare.

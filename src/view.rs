@@ -184,6 +184,9 @@ pub struct View {
     pub filter: Option<Arc<Filter>>,
 }
 
+// There is one for each filter.
+const _: () = assert!(size_of::<View>() <= 48);
+
 impl View {
     /// Whether a row with `key` can be named; `problems` learns of one that cannot.
     pub fn names(&self, key: &Key, problems: &RowProblems) -> bool {

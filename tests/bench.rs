@@ -78,7 +78,7 @@ fn filtered_changes_go_to_those_they_are_for() {
 fn what_rests_is_weighed() {
     let rows = rows(&tiny("40", "1", &["--scenario", "idle", "--filters", "400"]));
     assert_eq!(rows.len(), 1);
-    for key in ["bytes_per_bare_connection", "bytes_per_connection", "bytes_per_filter"] {
+    for key in ["bytes_per_bare_connection", "bytes_per_connection", "bytes_per_filter", "bytes_per_shared_filter"] {
         assert!(number(&rows[0], key) >= 0.0, "{key}");
     }
 }

@@ -4,7 +4,6 @@
 //! is *behind* and catches up page by page ([`Pages`]), from the snapshot, the log and at last the feed's own
 //! window of recent changes. [`Attachment::advance`] is the one door from behind to live.
 
-mod audience;
 mod bells;
 mod catch_up;
 mod counted;
@@ -173,7 +172,6 @@ impl Feed {
     fn advance(
         &self,
         ids: (ViewId, SubscriptionId),
-        view: &Arc<View>,
         standing: Standing,
         (outbox, plain): (&Arc<Outbox>, Option<MessageKind>),
         budget: CatchUpBudget,
@@ -195,10 +193,8 @@ impl Feed {
             }
             return Advance::Live(state.source.state);
         }
-        let found = state.window.changes_after(after, budget.scanned_bytes());
-        drop(state);
-        match found {
-            Some(changes) => Advance::Replay(Replay::new(view, changes, after, budget)),
+        match state.window.changes_after(after, budget.scanned_bytes()) {
+            Some(changes) => Advance::Replay(Replay::new(state.views.view(ids.0), changes, after, budget)),
             None => Advance::ReadLog,
         }
     }
@@ -315,17 +311,19 @@ impl Feeds {
     }
 
     /// Attaches `subscription` to the feed of the table of `view`; dropping the guard detaches it.
-    pub fn attach(&self, view: &Arc<View>, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
+    pub fn attach(&self, view: &View, subscription: SubscriptionId) -> Result<Attachment, AttachError> {
         let feed = self.feed_for(&view.table, view.secrets);
+        // The name of the table is kept once for all of its views.
+        let view = View { table: feed.table.clone(), ..view.clone() };
         let mut state = feed.lock();
-        let (view_id, view) = state.views.attach(view, &self.limits)?;
+        let view_id = state.views.attach(view, &self.limits)?;
         state.source.subscribers += 1;
         let is_first = state.source.subscribers == 1;
         drop(state);
         if is_first {
             feed.demand_changed();
         }
-        Ok(Attachment { feed, view, ids: (view_id, subscription) })
+        Ok(Attachment { feed, ids: (view_id, subscription) })
     }
 
     /// Tells of each change of a row of `table` whose `member` is `value`, before or after it; of those who ask for a table first, its
@@ -477,14 +475,21 @@ impl CommitObserver for Arc<Feeds> {
 #[derive(Debug)]
 pub struct Attachment {
     feed: Arc<Feed>,
-    view: Arc<View>,
     ids: (ViewId, SubscriptionId),
 }
 
+// There is one for each subscription.
+const _: () = assert!(size_of::<Attachment>() <= 24);
+
 impl Attachment {
     /// What the subscription sees.
-    pub fn view(&self) -> &Arc<View> {
-        &self.view
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(self.feed.lock().views.view(self.ids.0))
+    }
+
+    /// The number of the subscription on its connection.
+    pub fn number(&self) -> i32 {
+        self.ids.1.number()
     }
 
     /// How the table stands to its source. Where that is not known yet, `outbox` is told when it is.
@@ -512,7 +517,7 @@ impl Attachment {
         plain: Option<MessageKind>,
         budget: CatchUpBudget,
     ) -> Advance {
-        self.feed.advance(self.ids, &self.view, standing, (outbox, plain), budget)
+        self.feed.advance(self.ids, standing, (outbox, plain), budget)
     }
 
     /// Has a [`Delivery::Mark`] put behind everything that waits; `false` where it is not live, or ahead of the others.

@@ -1,6 +1,7 @@
 //! A change on its way to subscribers: shared by all of them, and encoded once per wire format.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -104,7 +105,7 @@ pub struct ViewChange {
 
 /// What tells apart the messages that show one change to subscribers of one view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageKind(pub u64);
+pub struct MessageKind(pub NonZeroU64);
 
 impl ViewChange {
     pub(crate) fn new(published: Arc<Published>, kind: ChangeKind, summary: Summary) -> Arc<Self> {

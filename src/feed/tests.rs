@@ -165,12 +165,12 @@ fn a_token_is_not_believed_against_a_count() {
 fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() {
     let metrics = Metrics::default();
     let mut views = Views::new(1);
-    let (going, _) = views.attach(&view(Some("a == 1")), &LIMITS).expect("cheap");
+    let going = views.attach(View::clone(&view(Some("a == 1"))), &LIMITS).expect("cheap");
     let mut lent = views.lend().expect("there is a filter");
     let batch = [Published::new(change(12), &[])];
     let matched = lent.run(&batch);
     views.detach(going, SubscriptionId::new(0, 1));
-    let (coming, _) = views.attach(&view(Some("a == 2")), &LIMITS).expect("cheap");
+    let coming = views.attach(View::clone(&view(Some("a == 2"))), &LIMITS).expect("cheap");
     let outbox = outbox();
     let subscription = SubscriptionId::new(0, 2);
     let (after, summary) = (Seq(11), standing(11).summary);
@@ -183,6 +183,35 @@ fn a_filter_that_comes_while_a_batch_is_matched_gets_nothing_of_one_that_goes() 
     assert_eq!(lent.run(&batch), []);
     views.give_back(lent);
     assert_eq!(views.filter_count(), 1);
+}
+
+/// Views by one filter are found one through the other, whichever of them goes.
+#[test]
+fn views_by_one_filter_get_its_changes_each_under_its_own_rule() {
+    let metrics = Metrics::default();
+    let rules = [KeyRule::Any, KeyRule::Text, KeyRule::Uuid];
+    for gone in 0..rules.len() {
+        let mut views = Views::new(1);
+        let attach = |keys| views.attach(View { keys, ..View::clone(&view(Some("a == 1"))) }, &LIMITS).expect("cheap");
+        let ids = rules.map(attach);
+        let outboxes = rules.map(|_| outbox());
+        for (at, id) in ids.into_iter().enumerate() {
+            let (subscription, outbox) = (SubscriptionId::new(0, at as i32), Arc::clone(&outboxes[at]));
+            let (after, summary) = (Seq(11), standing(11).summary);
+            let live = Live { subscription, outbox, after, summary, plain: None };
+            views.go_live(id, live, standing(11), Seq(11));
+        }
+        views.detach(ids[gone], SubscriptionId::new(0, gone as i32));
+        assert_eq!(views.filter_count(), 2);
+        let mut lent = views.lend().expect("there is a filter");
+        let batch = [Published::new(change(12), &[])];
+        let matched = lent.run(&batch);
+        views.hand_over(&batch, &matched, &metrics, &mut Vec::new());
+        views.give_back(lent);
+        // The key is text, and no UUID.
+        let expected = [gone != 0, gone != 1, false];
+        assert_eq!(outboxes.each_ref().map(|outbox| !outbox.is_empty()), expected, "{gone} has gone");
+    }
 }
 
 #[test]

@@ -2,24 +2,37 @@
 
 use std::hash::BuildHasher;
 use std::hint::black_box;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-use super::audience::Audience;
 use super::outbox::ViewChanges;
 use super::{AttachError, FeedLimits, MessageKind, Outbox, Published, Standing, SubscriptionId, ViewChange};
 use crate::change::{Change, ChangeKind, Seq};
 use crate::matcher::{FilterId, Match, Matcher, Scratch};
 use crate::metrics::Metrics;
+use crate::roster::{Numbered, Roster};
 use crate::row_problems::RowProblems;
 use crate::summary::Summary;
 use crate::view::{KeyRule, View, kind_in_view};
 
-/// A view of a feed, for as long as it has subscribers.
+/// A view of a feed, for as long as it has subscribers; counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ViewId(u32);
+pub(super) struct ViewId(NonZeroU32);
+
+impl ViewId {
+    /// The one behind so many others.
+    fn behind(count: usize) -> Self {
+        let number = u32::try_from(count + 1).ok().and_then(NonZeroU32::new);
+        Self(number.expect("a table has fewer than 2^32 views"))
+    }
+
+    fn slot(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// What tells views of one table apart.
 fn key_of(view: &View) -> (KeyRule, Option<&str>) {
@@ -66,12 +79,17 @@ impl Demand {
 struct ViewState {
     /// The rows of the view at a position, once somebody has counted them.
     standing: Option<Standing>,
+    live: Roster<Live>,
     keys: KeyRule,
-    live: Audience,
+    /// Another view by the same filter, under another rule of keys.
+    next_of_filter: Option<ViewId>,
     filter: Option<FilterId>,
     subscriptions: u32,
     view: Arc<View>,
 }
+
+// There is one for each filter.
+const _: () = assert!(size_of::<Option<ViewState>>() <= 120);
 
 /// Which rows of a batch can be named under which rule: each is looked at once, however many views it is in.
 struct Named<'a> {
@@ -94,6 +112,7 @@ impl<'a> Named<'a> {
     }
 }
 
+/// A subscriber that is live.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) subscription: SubscriptionId,
@@ -106,16 +125,27 @@ pub(super) struct Live {
     pub(super) plain: Option<MessageKind>,
 }
 
+// There is one for each subscription.
+const _: () = assert!(size_of::<Live>() <= 48);
+
+impl Numbered for Live {
+    type Number = SubscriptionId;
+
+    fn number(&self) -> SubscriptionId {
+        self.subscription
+    }
+}
+
 /// All views of a table.
 pub(super) struct Views {
     slots: Vec<Option<ViewState>>,
-    free: Vec<u32>,
+    free: Vec<ViewId>,
     by_key: HashTable<ViewId>,
     hashing: FixedState,
     /// The views without a filter, which every change concerns.
     unfiltered: Vec<ViewId>,
-    /// By the number of their filter: a view for each rule of keys.
-    by_filter: Vec<[Option<ViewId>; KeyRule::COUNT]>,
+    /// By the number of their filter: the first one, which leads to those under other rules of keys.
+    by_filter: Vec<Option<ViewId>>,
     demand: Demand,
     /// Lent to the publisher while it matches: no filter runs under the lock.
     matching: Option<Box<Matching>>,
@@ -179,42 +209,40 @@ impl Views {
     }
 
     /// Adds a subscription to `view`, or to the one that is like it.
-    pub(super) fn attach(&mut self, view: &Arc<View>, limits: &FeedLimits) -> Result<(ViewId, Arc<View>), AttachError> {
-        let hash = self.hashing.hash_one(key_of(view));
-        let is_it = |id: &ViewId| key_of(&self.state(*id).view) == key_of(view);
+    pub(super) fn attach(&mut self, view: View, limits: &FeedLimits) -> Result<ViewId, AttachError> {
+        let hash = self.hashing.hash_one(key_of(&view));
+        let is_it = |id: &ViewId| key_of(&self.state(*id).view) == key_of(&view);
         if let Some(&id) = self.by_key.find(hash, is_it) {
-            let state = self.state_mut(id);
-            state.subscriptions += 1;
-            return Ok((id, Arc::clone(&state.view)));
+            self.state_mut(id).subscriptions += 1;
+            return Ok(id);
         }
-        self.demand.add(Demand::of(view), limits)?;
+        self.demand.add(Demand::of(&view), limits)?;
+        let has_filter = view.filter.is_some();
         let state = ViewState {
-            view: Arc::clone(view),
             keys: view.keys,
+            view: Arc::new(view),
+            next_of_filter: None,
             filter: None,
             subscriptions: 1,
-            live: Audience::default(),
+            live: Roster::default(),
             standing: None,
         };
-        let id = match self.free.pop() {
-            Some(slot) => ViewId(slot),
-            None => {
-                self.slots.push(None);
-                ViewId(u32::try_from(self.slots.len() - 1).expect("a table has fewer than 2^32 views"))
-            }
-        };
-        self.slots[id.0 as usize] = Some(state);
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            ViewId::behind(self.slots.len() - 1)
+        });
+        self.slots[id.slot()] = Some(state);
         let Self { by_key, hashing, slots, .. } = self;
         by_key.insert_unique(hash, id, |id| {
-            let state = slots[id.0 as usize].as_ref().expect("a view that is found is there");
+            let state = slots[id.slot()].as_ref().expect("a view that is found is there");
             hashing.hash_one(key_of(&state.view))
         });
-        match (&view.filter, &self.matching) {
-            (None, _) => self.unfiltered.push(id),
-            (Some(_), Some(_)) => self.add_filter(id),
-            (Some(_), None) => self.missed.push(Missed::Added(id)),
+        match (has_filter, &self.matching) {
+            (false, _) => self.unfiltered.push(id),
+            (true, Some(_)) => self.add_filter(id),
+            (true, None) => self.missed.push(Missed::Added(id)),
         }
-        Ok((id, Arc::clone(view)))
+        Ok(id)
     }
 
     pub(super) fn detach(&mut self, id: ViewId, subscription: SubscriptionId) {
@@ -224,16 +252,16 @@ impl Views {
         if state.subscriptions > 0 {
             return;
         }
-        let state = self.slots[id.0 as usize].take().expect("a view stays as long as it has subscriptions");
+        let state = self.slots[id.slot()].take().expect("a view stays as long as it has subscriptions");
         let hash = self.hashing.hash_one(key_of(&state.view));
         let entry = self.by_key.find_entry(hash, |other| *other == id).expect("a view is found by its key");
         entry.remove();
-        self.free.push(id.0);
+        self.free.push(id);
         self.unfiltered.retain(|other| *other != id);
         self.demand.remove(Demand::of(&state.view));
         match state.filter {
             Some(filter) => {
-                self.by_filter[filter.0 as usize][state.view.keys as usize] = None;
+                self.unlink(filter, id, state.next_of_filter);
                 self.remove_filter(filter);
             }
             // Added while the filters were lent, if it has one: then it is not among them yet.
@@ -245,16 +273,25 @@ impl Views {
         let Self { matching: Some(matching), slots, .. } = self else {
             panic!("a filter was added while the filters were lent");
         };
-        let state = slots[id.0 as usize].as_mut().expect("a view that is attached is there");
+        let state = slots[id.slot()].as_mut().expect("a view that is attached is there");
         let filter = state.view.filter.as_ref().expect("a view without a filter is not matched");
         let filter_id = matching.matcher.insert(filter);
         state.filter = Some(filter_id);
-        let keys = state.view.keys;
         let at = filter_id.0 as usize;
         if self.by_filter.len() <= at {
-            self.by_filter.resize(at + 1, [None; KeyRule::COUNT]);
+            self.by_filter.resize(at + 1, None);
         }
-        self.by_filter[at][keys as usize] = Some(id);
+        state.next_of_filter = self.by_filter[at].replace(id);
+    }
+
+    /// The view `id` of `filter` has gone, which led to `next`.
+    fn unlink(&mut self, filter: FilterId, id: ViewId, next: Option<ViewId>) {
+        let mut link = &mut self.by_filter[filter.0 as usize];
+        while let Some(other) = link.filter(|other| *other != id) {
+            let state = self.slots[other.slot()].as_mut().expect("a view that is linked is there");
+            link = &mut state.next_of_filter;
+        }
+        *link = next;
     }
 
     fn remove_filter(&mut self, filter: FilterId) {
@@ -299,11 +336,14 @@ impl Views {
         self.ask_for_memory(matched);
         for of_filter in matched.chunk_by(|one, other| one.filter == other.filter) {
             // A view whose last subscriber left while it was matched is gone.
-            for id in self.by_filter[of_filter[0].filter.0 as usize].into_iter().flatten() {
+            let mut next = self.by_filter[of_filter[0].filter.0 as usize];
+            while let Some(id) = next {
                 let changes = of_filter
                     .iter()
                     .filter_map(|matched| Some((matched.at, kind_in_view(matched.before, matched.after)?)));
-                self.state_mut(id).hand_over(changes, &mut named, metrics, &mut room, ready);
+                let state = self.state_mut(id);
+                state.hand_over(changes, &mut named, metrics, &mut room, ready);
+                next = state.next_of_filter;
             }
         }
     }
@@ -312,10 +352,10 @@ impl Views {
     /// processor waits for the memory of all of them together no longer than for that of one, if nothing else stands in between.
     fn ask_for_memory(&self, matched: &[Matched]) {
         let views = || {
-            let ids = matched.iter().flat_map(|matched| &self.by_filter[matched.filter.0 as usize]).flatten();
-            ids.map(|id| self.state(*id))
+            let ids = matched.iter().filter_map(|matched| self.by_filter[matched.filter.0 as usize]);
+            ids.map(|id| self.state(id))
         };
-        let subscribers = || views().filter_map(|state| state.live.first());
+        let subscribers = || views().filter_map(|state| state.live.iter().next());
         black_box(views().fold(0, |all, state| all ^ state.live.len()));
         black_box(subscribers().fold(0, |all, live| all ^ live.after.0));
         black_box(subscribers().fold(0, |all, live| all ^ live.outbox.bytes_max()));
@@ -349,6 +389,11 @@ impl Views {
         GoneLive::Diverged
     }
 
+    /// What the subscriptions see.
+    pub(super) fn view(&self, id: ViewId) -> &Arc<View> {
+        &self.state(id).view
+    }
+
     pub(super) fn live(&self, id: ViewId, subscription: SubscriptionId) -> Option<&Live> {
         self.state(id).live.get(subscription)
     }
@@ -360,7 +405,7 @@ impl Views {
     /// Does something for each subscriber that is live.
     pub(super) fn for_each_live(&self, mut work: impl FnMut(SubscriptionId, &Outbox)) {
         for state in self.slots.iter().flatten() {
-            state.live.for_each(|live| work(live.subscription, &live.outbox));
+            state.live.iter().for_each(|live| work(live.subscription, &live.outbox));
         }
     }
 
@@ -372,8 +417,8 @@ impl Views {
     /// The bytes that may wait now for each of those that get every change; `None` where nobody does.
     pub(super) fn room_for_each(&self) -> Option<usize> {
         let audiences = self.unfiltered.iter().map(|id| &self.state(*id).live);
-        let count: usize = audiences.clone().map(Audience::len).sum();
-        let waiting = audiences.filter_map(Audience::first).map(|live| live.outbox.waiting()).next()?;
+        let count: usize = audiences.clone().map(Roster::len).sum();
+        let waiting = audiences.flat_map(Roster::iter).map(|live| live.outbox.waiting()).next()?;
         Some(waiting.room() / count)
     }
 
@@ -383,11 +428,11 @@ impl Views {
     }
 
     fn state(&self, id: ViewId) -> &ViewState {
-        self.slots[id.0 as usize].as_ref().expect("a view stays as long as it has subscriptions")
+        self.slots[id.slot()].as_ref().expect("a view stays as long as it has subscriptions")
     }
 
     fn state_mut(&mut self, id: ViewId) -> &mut ViewState {
-        self.slots[id.0 as usize].as_mut().expect("a view stays as long as it has subscriptions")
+        self.slots[id.slot()].as_mut().expect("a view stays as long as it has subscriptions")
     }
 }
 
@@ -416,7 +461,7 @@ impl ViewState {
                 published.apply(kind, &mut standing.summary);
                 standing.after = published.seq();
             }
-            if self.live.len() > 0 {
+            if !self.live.is_empty() {
                 batch.push(ViewChange::new(Arc::clone(published), kind, standing.summary));
             }
         }

@@ -108,10 +108,13 @@ pub struct Filter {
     canonical: Arc<str>,
     is_indexed: bool,
     cost: Cost,
-    pattern_bytes: usize,
+    pattern_bytes: u32,
     /// Read again from the text when somebody needs it: of very many filters only the texts are kept.
     read: Mutex<Option<Arc<ReadFilter>>>,
 }
+
+// There are very many.
+const _: () = assert!(size_of::<Filter>() <= 48);
 
 /// A filter as it was read.
 #[derive(Debug)]
@@ -156,7 +159,7 @@ impl Filter {
             return Err(FilterError::new(0, message));
         }
         let is_indexed = access(&expression, &|_| 0).is_some();
-        let pattern_bytes = patterns.automaton_bytes();
+        let pattern_bytes = u32::try_from(patterns.automaton_bytes()).expect("larger patterns are refused");
         let read = Mutex::new(Some(ReadFilter::new(expression, patterns)));
         Ok(Self { canonical: written.text.into(), is_indexed, cost, pattern_bytes, read })
     }
@@ -215,7 +218,7 @@ impl Filter {
 
     /// The bytes of the automata of its patterns.
     pub fn pattern_bytes(&self) -> usize {
-        self.pattern_bytes
+        self.pattern_bytes as usize
     }
 
     /// What it costs at most.

@@ -1,19 +1,20 @@
 //! The subscriptions of a session: each is live, or behind and catching up. One path serves those that are new, those that
 //! were cut off, and those whose client was too slow.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::follower::{Follower, Progress, Sealing};
-use super::{Read, Share, Work};
+use super::{Read, Share, Work, pop_front_if};
 use crate::change::Seq;
 use crate::feed::{
     Advance, Asked, CatchUp, Counted, Cursor, Delivery, Outbox, Page, PageItem, PageResult, Pages, Replay, SourceState,
     SubscriptionId, Waiting,
 };
 use crate::metrics::Metrics;
+use crate::roster::{Numbered, Roster};
 use crate::store::PageBudget;
-use crate::subscription::{self, Listing, Subject};
+use crate::subscription::{self, Listing, Permit, Subject};
 use crate::wire::{End, Event, News, ResetReason, ServerMessage, StateKind};
 
 /// Changes of a subscription that are taken from the outbox at a time: enough for one write to the socket.
@@ -90,8 +91,10 @@ pub(super) struct Followers {
     collecting: BTreeSet<i32>,
     /// How many subscriptions have heartbeats.
     heartbeats: usize,
-    /// Boxed, because a node of the map has room for eleven.
-    by_id: BTreeMap<i32, Box<Follower>>,
+    /// Boxed, so that no list of them has room for one that is not there.
+    by_id: Roster<Box<Follower>>,
+    /// For all of them.
+    permit: Option<Permit>,
     /// Those that are behind, in turn; not the one whose page is open or read.
     behind: VecDeque<i32>,
     page: Option<OpenPage>,
@@ -126,7 +129,8 @@ impl Followers {
             written: Seq::ZERO,
             collecting: BTreeSet::new(),
             heartbeats: 0,
-            by_id: BTreeMap::new(),
+            by_id: Roster::default(),
+            permit: None,
             behind: VecDeque::new(),
             page: None,
             reading: None,
@@ -138,31 +142,31 @@ impl Followers {
         }
     }
 
-    pub(super) fn outbox(&self) -> &Arc<Outbox> {
-        &self.outbox
-    }
-
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
     }
 
     /// Adds a subscription; `reset` says why its client cannot go on where it wished to.
-    pub(super) fn add(&mut self, subscription_id: i32, mut follower: Follower, reset: Option<ResetReason>) {
-        self.heartbeats += usize::from(follower.wishes.heartbeat_ms.is_some());
-        if follower.collector.is_some() {
+    pub(super) fn add(&mut self, mut follower: Follower, permit: Permit, reset: Option<ResetReason>) {
+        let subscription_id = follower.number();
+        match &mut self.permit {
+            Some(of_all) => of_all.join(permit),
+            none @ None => *none = Some(permit),
+        }
+        self.heartbeats += usize::from(follower.has_heartbeats());
+        if follower.collects() {
             self.collecting.insert(subscription_id);
         }
-        let subject = Subject::View(Arc::clone(follower.subscription.view()));
-        self.listing.add(subscription_id, subject, follower.listed());
+        let progress = follower.listed();
+        self.listing.add(subscription_id, Subject::View(follower.attachment.view()), progress);
         follower.begin(self.sealing.store.position().seq, self.written);
-        let is_initializing = matches!(follower.progress, Progress::Behind(Cursor::Snapshot { .. }));
-        let source = follower.subscription.enter();
-        if let (SourceState::Unread { .. }, Progress::Behind(cursor)) = (source, &follower.progress) {
-            follower.progress = Progress::Waiting(cursor.clone());
-        } else {
-            self.behind.push_back(subscription_id);
+        let is_initializing = progress == subscription::Progress::Snapshot;
+        let source = follower.attachment.enter(&self.outbox);
+        match (source, follower.catching_up()) {
+            (SourceState::Unread { .. }, Some(catching_up)) => catching_up.waits_for_source = true,
+            _ => self.behind.push_back(subscription_id),
         }
-        self.by_id.insert(subscription_id, Box::new(follower));
+        self.by_id.insert(Box::new(follower));
         if let Some(reason) = reset {
             self.announce_reset(subscription_id, reason);
         } else if is_initializing {
@@ -173,15 +177,16 @@ impl Followers {
 
     /// Ends a subscription; says whether there was one. What waits for it is not sent.
     pub(super) fn remove(&mut self, subscription_id: i32) -> bool {
-        let Some(follower) = self.by_id.remove(&subscription_id) else {
+        let Some(follower) = self.by_id.remove(subscription_id) else {
             // One that has ended, and whose client does not know it yet, ends as the client wishes.
             let untold = self.ended.len();
             self.ended.retain(|(id, _)| *id != subscription_id);
             return self.ended.len() < untold;
         };
+        self.permit.as_mut().expect("whoever is here has a permit").give_back_one();
         self.listing.remove(subscription_id);
         self.collecting.remove(&subscription_id);
-        self.heartbeats -= usize::from(follower.wishes.heartbeat_ms.is_some());
+        self.heartbeats -= usize::from(follower.has_heartbeats());
         self.behind.retain(|id| *id != subscription_id);
         self.announced.retain(|(id, _)| *id != subscription_id);
         self.page.take_if(|page| page.subscription_id == subscription_id);
@@ -203,15 +208,9 @@ impl Followers {
             return;
         }
         let mut untold = Vec::new();
-        for (&subscription_id, follower) in &mut self.by_id {
-            let Some(interval_ms) = follower.wishes.heartbeat_ms else { continue };
-            if follower.heartbeat_due_ms.is_none_or(|due_ms| due_ms > now_ms) {
-                continue;
-            }
-            follower.heartbeat_due_ms = Some(now_ms.saturating_add(interval_ms));
-            // A client that has not taken the last one gets no second one.
-            if !std::mem::replace(&mut follower.heartbeat_waits, true) && !follower.subscription.mark() {
-                untold.push(subscription_id);
+        for follower in self.by_id.iter_mut() {
+            if follower.begins_heartbeat(now_ms) && !follower.attachment.mark() {
+                untold.push(follower.number());
             }
         }
         self.announced.extend(untold.into_iter().map(|subscription_id| (subscription_id, StateKind::Heartbeat)));
@@ -219,17 +218,17 @@ impl Followers {
 
     /// When the next heartbeat or collected event is due, in milliseconds of the session's clock.
     pub(super) fn due_ms(&self) -> Option<u64> {
-        let collected = self.collecting.iter().filter_map(|id| self.by_id.get(id)?.collector.as_ref()?.due_ms()).min();
+        let collected = self.collecting.iter().filter_map(|id| self.by_id.get(*id)?.collected_due_ms()).min();
         if self.heartbeats == 0 {
             return collected;
         }
-        self.by_id.values().filter_map(|follower| follower.heartbeat_due_ms).chain(collected).min()
+        self.by_id.iter().filter_map(|follower| follower.heartbeat_due_ms()).chain(collected).min()
     }
 
     /// The event of the first subscription whose collector has one.
     fn next_collected(&mut self) -> Option<(i32, Event)> {
         self.collecting.iter().find_map(|&subscription_id| {
-            let collector = self.by_id.get_mut(&subscription_id)?.collector.as_mut()?;
+            let collector = self.by_id.get_mut(subscription_id)?.collector()?;
             let body = collector.next_event(self.now_ms)?;
             Some((subscription_id, Event { news: News::Body(body), token: None, number: None }))
         })
@@ -255,16 +254,16 @@ impl Followers {
     }
 
     fn announce(&mut self, subscription_id: i32, kind: StateKind) {
-        if self.by_id.get(&subscription_id).is_some_and(|follower| follower.wishes.states) {
+        if self.by_id.get(subscription_id).is_some_and(|follower| follower.tells_states()) {
             self.announced.push_back((subscription_id, kind));
         }
     }
 
     /// Tells the client why its rows may differ from those of the source, unless it was told so last.
     fn tell_doubt(&mut self, subscription_id: i32, source: SourceState) {
-        let Some(follower) = self.by_id.get_mut(&subscription_id) else { return };
+        let Some(follower) = self.by_id.get_mut(subscription_id) else { return };
         if let Some(doubt) = source.doubt()
-            && follower.told.replace(doubt) != Some(doubt)
+            && follower.is_news(doubt)
         {
             self.announce(subscription_id, StateKind::InDoubt(doubt));
         }
@@ -272,18 +271,20 @@ impl Followers {
 
     /// The table of a subscription stands otherwise to its source, now that everything before it was handed over.
     fn source_changed(&mut self, subscription_id: i32, source: SourceState) {
-        let follower = self.by_id.get_mut(&subscription_id).expect("only what is there is told of its source");
-        match (&follower.progress, source) {
-            (Progress::Waiting(cursor), SourceState::Level | SourceState::InDoubt(_)) => {
-                follower.progress = Progress::Behind(cursor.clone());
-                self.behind.push_back(subscription_id);
+        let follower = self.by_id.get_mut(subscription_id).expect("only what is there is told of its source");
+        match (&mut follower.progress, source) {
+            (Progress::Behind(catching_up), SourceState::Level | SourceState::InDoubt(_)) => {
+                // Where it is behind for another reason, it is told when it is live.
+                if std::mem::take(&mut catching_up.waits_for_source) {
+                    self.behind.push_back(subscription_id);
+                }
             }
-            (Progress::Live { .. }, SourceState::Level) if follower.told.take().is_some() => {
-                self.announce(subscription_id, StateKind::Live);
+            (Progress::Live { .. }, SourceState::Level) => {
+                if follower.forget_doubt() {
+                    self.announce(subscription_id, StateKind::Live);
+                }
             }
-            // Told when it is live.
-            (Progress::Behind(_), SourceState::Level) => {}
-            (Progress::Waiting(_) | Progress::Behind(_) | Progress::Live { .. }, _) => {}
+            (Progress::Behind(_) | Progress::Live { .. }, _) => {}
         }
         self.tell_doubt(subscription_id, source);
     }
@@ -297,10 +298,7 @@ impl Followers {
     fn next_announcement(&mut self) -> Option<(i32, Event)> {
         let (subscription_id, kind) = self.announced.pop_front()?;
         let follower =
-            self.by_id.get_mut(&subscription_id).expect("the announcements of an ended subscription are dropped");
-        if kind == StateKind::Heartbeat {
-            follower.heartbeat_waits = false;
-        }
+            self.by_id.get_mut(subscription_id).expect("the announcements of an ended subscription are dropped");
         Some((subscription_id, follower.state_event(kind, &self.sealing)))
     }
 
@@ -333,7 +331,7 @@ impl Followers {
                     self.announce(subscription_id, StateKind::Heartbeat);
                 }
                 Delivery::Source { subscription, state } => {
-                    if self.by_id.contains_key(&subscription.number()) {
+                    if self.by_id.get(subscription.number()).is_some() {
                         self.source_changed(subscription.number(), state);
                     }
                 }
@@ -350,7 +348,7 @@ impl Followers {
         }
         let page = self.page.as_mut()?;
         let subscription_id = page.subscription_id;
-        let follower = self.by_id.get_mut(&subscription_id).expect("the page of an ended subscription is dropped");
+        let follower = self.by_id.get_mut(subscription_id).expect("the page of an ended subscription is dropped");
         let was_behind_the_middle = page.is_behind_the_middle();
         if let Some(next) = page.next(follower.takes_portions()) {
             self.wants_next_page |= page.is_behind_the_middle() && !was_behind_the_middle;
@@ -367,7 +365,7 @@ impl Followers {
         }
         let is_ready = follower.end_page(page.page.cursor.clone());
         self.listing.note(subscription_id, follower.listed());
-        let source = follower.subscription.source();
+        let source = follower.attachment.source();
         self.behind.push_back(subscription_id);
         (self.page, self.wants_next_page) = (None, false);
         if is_ready {
@@ -385,25 +383,26 @@ impl Followers {
         if self.reading.is_some() {
             return false;
         }
-        let Some(subscription_id) = self.behind.pop_front() else {
+        let Some(subscription_id) = pop_front_if(&mut self.behind, |_| true) else {
             return false;
         };
-        let follower = self.by_id.get_mut(&subscription_id).expect("an ended subscription is not behind");
-        let Progress::Behind(cursor) = &follower.progress else {
+        let follower = self.by_id.get_mut(subscription_id).expect("an ended subscription is not behind");
+        let Progress::Behind(catching_up) = &follower.progress else {
             panic!("a live subscription is in the queue of those that are behind");
         };
-        let Cursor::After(after) = *cursor else {
+        let Cursor::After(after) = catching_up.cursor else {
             self.reading = Some(Reading::Wanted(subscription_id));
             return false;
         };
         let budget = follower.budget(PageBudget { items: usize::MAX, bytes: TAKEN_BYTES });
-        let plain = follower.plain(subscription_id);
-        match follower.subscription.advance(follower.standing(after), plain, budget) {
+        let (standing, plain) = (follower.standing(after), follower.plain());
+        match follower.attachment.advance(standing, &self.outbox, plain, budget) {
             Advance::Live(source) => {
+                let is_ready = follower.take_ready();
                 follower.progress = Progress::Live { after };
                 self.listing.note(subscription_id, subscription::Progress::Live);
-                follower.told = None;
-                if follower.take_ready() {
+                follower.forget_doubt();
+                if is_ready {
                     self.announce(subscription_id, StateKind::Ready);
                 }
                 match source.doubt() {
@@ -440,11 +439,8 @@ impl Followers {
             let metrics = Arc::clone(&self.metrics);
             return Some(Work::Read(Read::Replay { subscription_id, replay, metrics }));
         }
-        let follower = self.by_id.get(&subscription_id).expect("the read of an ended subscription is not wanted");
-        let Progress::Behind(cursor) = &follower.progress else {
-            panic!("a live subscription wants to read");
-        };
-        Some(match self.ask(follower, cursor.clone(), page) {
+        let follower = self.by_id.get(subscription_id).expect("the read of an ended subscription is not wanted");
+        Some(match self.ask(follower, None, page) {
             Asked::Shared(page) => {
                 self.metrics.pages_shared.inc();
                 Work::Share(Share { subscription_id, page })
@@ -464,14 +460,14 @@ impl Followers {
         }
         let OpenPage { subscription_id, page, .. } = self.page.as_ref()?;
         let cursor @ Cursor::Snapshot { .. } = &page.cursor else { return None };
-        match self.ask(self.by_id.get(subscription_id)?, cursor.clone(), budget) {
+        match self.ask(self.by_id.get(*subscription_id)?, Some(cursor.clone()), budget) {
             Asked::Shared(_) => None,
             Asked::Unread(page) => Some(Read::PageAhead(page)),
         }
     }
 
     /// Only two sizes, full or small: pages that end where those of others end can be shared.
-    fn ask(&self, follower: &Follower, cursor: Cursor, mut budget: PageBudget) -> Asked {
+    fn ask(&self, follower: &Follower, cursor: Option<Cursor>, mut budget: PageBudget) -> Asked {
         self.pages.tick(self.now_ms);
         let waiting = self.outbox.waiting();
         let mut request = follower.page_request(cursor, budget);
@@ -488,7 +484,7 @@ impl Followers {
     /// The page that was being read is not: it is asked for again.
     pub(super) fn page_given_up(&mut self, subscription_id: i32) {
         assert_eq!(self.reading.take(), Some(Reading::Running), "a page was given up that nobody asked for");
-        if self.by_id.contains_key(&subscription_id) {
+        if self.by_id.get(subscription_id).is_some() {
             self.behind.push_front(subscription_id);
         }
     }
@@ -496,15 +492,16 @@ impl Followers {
     pub(super) fn page(&mut self, subscription_id: i32, result: PageResult) {
         assert_eq!(self.reading.take(), Some(Reading::Running), "a page was read that nobody asked for");
         self.reserved = None;
-        let Some(follower) = self.by_id.get_mut(&subscription_id) else {
+        let Some(follower) = self.by_id.get_mut(subscription_id) else {
             return;
         };
         match result {
             Ok(CatchUp::Page(page)) => {
                 self.page = Some(OpenPage::new(subscription_id, page, self.outbox.waiting()));
             }
-            Ok(CatchUp::Trimmed) if follower.wishes.knows_resets => {
+            Ok(CatchUp::Trimmed) if follower.knows_resets => {
                 follower.start_anew();
+                follower.begin(self.sealing.store.position().seq, self.written);
                 self.behind.push_back(subscription_id);
                 self.announce_reset(subscription_id, ResetReason::Retention);
             }
@@ -527,7 +524,7 @@ fn event_message((subscription_id, event): (i32, Event)) -> ServerMessage {
 }
 
 /// `None` for a subscription that has ended since; its number is not given again.
-fn follower(by_id: &mut BTreeMap<i32, Box<Follower>>, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
+fn follower(by_id: &mut Roster<Box<Follower>>, subscription: SubscriptionId) -> Option<(i32, &mut Follower)> {
     let subscription_id = subscription.number();
-    Some((subscription_id, by_id.get_mut(&subscription_id)?))
+    Some((subscription_id, by_id.get_mut(subscription_id)?))
 }

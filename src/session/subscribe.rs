@@ -6,7 +6,7 @@ use super::Session;
 use super::collector::{Collector, JobStatus, Resources};
 use super::follower::{Follower, Sealing, Wishes};
 use crate::catalog::{self, Form, StreamPlan, SubscribePlan};
-use crate::feed::{Cursor, SubscriptionId};
+use crate::feed::{Attachment, Cursor, SubscriptionId};
 use crate::matcher::{Filter, FilterLimits};
 use crate::planted::PlantedBug;
 use crate::proto::{self, SubscribeOptions};
@@ -43,20 +43,21 @@ impl Session {
         let context = Arc::clone(&self.context);
         let options = plan.options.as_ref();
         let wishes = wishes(plan.form, options)?;
-        let view = Arc::new(view(plan, filter));
-        let scope = view.scope(self.principal.name());
+        let view = view(plan, filter);
         let token = options.and_then(|options| options.resume_token.as_ref());
-        let start = token.map_or(Ok(Start::fresh(None)), |token| resumed(token, scope, &context.sealing))?;
-        let subscription = context
-            .subscriptions
-            .subscribe(&self.principal, self.subscriptions(), self.next_id(), &view, self.followers.outbox())
-            .map_err(|error| error.to_string())?;
+        let scope = (wishes.tokens || token.is_some()).then(|| view.scope(self.principal.name()));
+        let start = match token.zip(scope) {
+            Some((token, scope)) => resumed(token, scope, &context.sealing)?,
+            None => Start::fresh(None),
+        };
+        let (attachment, permit) = self.attach(&view)?;
         if token.is_some() && start.reset.is_none() {
             context.metrics.resumed.inc();
         }
-        let follower = Follower::new(subscription, wishes, scope, start.place, start.summary, self.now_ms);
+        let scope = scope.filter(|_| wishes.tokens);
+        let follower = Follower::new(attachment, wishes, scope, start.place, start.summary, self.now_ms);
         let subscription_id = self.new_id();
-        self.followers.add(subscription_id, follower, start.reset);
+        self.followers.add(follower, permit, start.reset);
         Ok(new_subscription(subscription_id))
     }
 
@@ -74,14 +75,14 @@ impl Session {
             StreamPlan::JobSync(plan) => {
                 let permit = self.admit()?;
                 let subscription_id = self.new_id();
-                self.listing.add(subscription_id, Subject::Job(plan.job_id), Progress::Live);
+                self.listing.add(subscription_id, Subject::Job(Box::new(plan.job_id)), Progress::Live);
                 self.streams.add_sync(subscription_id, *plan, permit);
                 Ok(new_subscription(subscription_id))
             }
             StreamPlan::Tasks { period_ms } => {
                 let permit = self.admit()?;
                 let subscription_id = self.new_id();
-                self.listing.add(subscription_id, Subject::Other("tasks"), Progress::Live);
+                self.listing.add(subscription_id, Subject::Tasks, Progress::Live);
                 self.streams.add_tasks(subscription_id, *period_ms, permit);
                 Ok(new_subscription(subscription_id))
             }
@@ -96,18 +97,18 @@ impl Session {
         });
         let entry = catalog::table("job").expect("the catalog has jobs");
         let plan = SubscribePlan { table: entry.table(), form: Form::List(entry), options: None };
-        let view = Arc::new(view(&plan, filter));
-        let scope = view.scope(self.principal.name());
-        let subscription = self
-            .context
-            .subscriptions
-            .subscribe(&self.principal, self.subscriptions(), self.next_id(), &view, self.followers.outbox())
-            .map_err(|error| error.to_string())?;
+        let (attachment, permit) = self.attach(&view(&plan, filter))?;
         let Start { place, summary, reset } = Start::fresh(None);
-        let follower = Follower::new(subscription, wishes(plan.form, None)?, scope, place, summary, self.now_ms);
+        let follower = Follower::new(attachment, wishes(plan.form, None)?, None, place, summary, self.now_ms);
         let subscription_id = self.new_id();
-        self.followers.add(subscription_id, follower.with_collector(collector), reset);
+        self.followers.add(follower.with_collector(collector), permit, reset);
         Ok(new_subscription(subscription_id))
+    }
+
+    fn attach(&self, view: &View) -> Result<(Attachment, Permit), String> {
+        let subscriptions = &self.context.subscriptions;
+        let granted = subscriptions.subscribe(&self.principal, self.subscriptions(), self.next_id(), view);
+        granted.map_err(|error| error.to_string())
     }
 
     fn admit(&self) -> Result<Permit, String> {

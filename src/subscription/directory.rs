@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::change::Seq;
 use crate::feed::Outbox;
+use crate::roster::{Numbered, Roster};
 use crate::view::View;
 
 /// All connections.
@@ -27,16 +28,46 @@ pub struct Listing {
     number: u64,
     peer: String,
     outbox: Arc<Outbox>,
-    /// In the order of their numbers. Most connections have a few, and a map would take more than all of them.
-    subscriptions: Mutex<Vec<Listed>>,
+    subscriptions: Mutex<Subscriptions>,
     directory: Arc<Directory>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
+struct Subscriptions {
+    all: Roster<Listed>,
+    /// Those that are not live.
+    behind: Roster<Behind>,
+}
+
+#[derive(Debug)]
 struct Listed {
     subscription_id: i32,
     subject: Subject,
+}
+
+// There is one for each subscription.
+const _: () = assert!(size_of::<Listed>() <= 24);
+
+impl Numbered for Listed {
+    type Number = i32;
+
+    fn number(&self) -> i32 {
+        self.subscription_id
+    }
+}
+
+#[derive(Debug)]
+struct Behind {
+    subscription_id: i32,
     progress: Progress,
+}
+
+impl Numbered for Behind {
+    type Number = i32;
+
+    fn number(&self) -> i32 {
+        self.subscription_id
+    }
 }
 
 /// What a subscription is to.
@@ -45,9 +76,9 @@ pub enum Subject {
     /// Rows of a table.
     View(Arc<View>),
     /// What a job downloads.
-    Job(Uuid),
-    /// Something else, by this name.
-    Other(&'static str),
+    Job(Box<Uuid>),
+    /// What the server does.
+    Tasks,
 }
 
 impl fmt::Display for Subject {
@@ -57,7 +88,7 @@ impl fmt::Display for Subject {
             Self::View(view) if view.filter.is_some() => write!(f, "{} by a filter", view.table),
             Self::View(view) => write!(f, "{}", view.table),
             Self::Job(id) => write!(f, "items of job {id}"),
-            Self::Other(name) => f.write_str(name),
+            Self::Tasks => f.write_str("tasks"),
         }
     }
 }
@@ -113,23 +144,20 @@ impl Listing {
     /// Lists a subscription, by its number on the connection.
     pub fn add(&self, subscription_id: i32, subject: Subject, progress: Progress) {
         let mut subscriptions = self.lock();
-        // Left alone, a vector begins with room for four.
-        if subscriptions.len() < 4 {
-            subscriptions.reserve_exact(1);
-        }
-        subscriptions.push(Listed { subscription_id, subject, progress });
+        subscriptions.all.insert(Listed { subscription_id, subject });
+        subscriptions.note(subscription_id, progress);
     }
 
     /// Notes how far a subscription is.
     pub fn note(&self, subscription_id: i32, progress: Progress) {
-        if let Some(listed) = self.lock().iter_mut().find(|listed| listed.subscription_id == subscription_id) {
-            listed.progress = progress;
-        }
+        self.lock().note(subscription_id, progress);
     }
 
     /// A subscription has ended.
     pub fn remove(&self, subscription_id: i32) {
-        self.lock().retain(|listed| listed.subscription_id != subscription_id);
+        let mut subscriptions = self.lock();
+        subscriptions.all.remove(subscription_id);
+        subscriptions.behind.remove(subscription_id);
     }
 
     /// Which connection it is, counted from 0.
@@ -150,13 +178,24 @@ impl Listing {
     /// The subscriptions, `count` of them at most, by their numbers; and how many there are.
     pub fn subscriptions(&self, count: usize) -> (Vec<(i32, Subject, Progress)>, usize) {
         let subscriptions = self.lock();
-        let listed = subscriptions.iter().take(count);
-        let listed = listed.map(|listed| (listed.subscription_id, listed.subject.clone(), listed.progress));
-        (listed.collect(), subscriptions.len())
+        let listed = subscriptions.all.iter().take(count).map(|Listed { subscription_id, subject }| {
+            let behind = subscriptions.behind.get(*subscription_id);
+            (*subscription_id, subject.clone(), behind.map_or(Progress::Live, |behind| behind.progress))
+        });
+        (listed.collect(), subscriptions.all.len())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Listed>> {
+    fn lock(&self) -> MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscriptions {
+    fn note(&mut self, subscription_id: i32, progress: Progress) {
+        match progress {
+            Progress::Live => drop(self.behind.remove(subscription_id)),
+            Progress::Snapshot | Progress::Behind(_) => self.behind.insert(Behind { subscription_id, progress }),
+        }
     }
 }
 

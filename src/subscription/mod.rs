@@ -2,16 +2,12 @@
 
 mod directory;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use directory::{Directory, Listing, Progress, Subject};
 
-use crate::change::Seq;
-use crate::feed::{
-    Advance, AttachError, Attachment, CatchUpBudget, Feeds, MessageKind, Outbox, SourceState, Standing, SubscriptionId,
-};
+use crate::feed::{AttachError, Attachment, Feeds, SubscriptionId};
 use crate::view::View;
 
 /// Who is at the other end of a session.
@@ -69,7 +65,7 @@ impl SubscriptionManager {
         Arc::new(Self { feeds, limits, directory, count: AtomicUsize::new(0) })
     }
 
-    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`, as `id`; changes go to `outbox`.
+    /// Subscribes `_principal`, who has `held` subscriptions on this connection, to `view`, as `id`.
     ///
     /// Everyone may subscribe to everything for now: whoever can connect is on this machine or was let through by a proxy.
     pub fn subscribe(
@@ -77,12 +73,11 @@ impl SubscriptionManager {
         _principal: &Principal,
         held: usize,
         id: SubscriptionId,
-        view: &Arc<View>,
-        outbox: &Arc<Outbox>,
-    ) -> Result<Subscription, SubscribeError> {
+        view: &View,
+    ) -> Result<(Attachment, Permit), SubscribeError> {
         let permit = self.admit(held)?;
         let attachment = self.feeds.attach(view, id)?;
-        Ok(Subscription { attachment, outbox: Arc::clone(outbox), _permit: permit })
+        Ok((attachment, permit))
     }
 
     /// Lets one more subscription in, on a connection that has `held`.
@@ -94,7 +89,7 @@ impl SubscriptionManager {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(SubscribeError::Total(self.limits.total));
         }
-        Ok(Permit(Arc::clone(self)))
+        Ok(Permit { manager: Arc::clone(self), count: 1 })
     }
 
     /// How many subscriptions there are.
@@ -113,57 +108,28 @@ impl SubscriptionManager {
     }
 }
 
-/// One of the subscriptions that there may be. Dropping it makes room for another.
+/// Leave for one of the subscriptions that there may be, or for several. Dropping it makes room for as many others.
 #[derive(Debug)]
-pub struct Permit(Arc<SubscriptionManager>);
+pub struct Permit {
+    manager: Arc<SubscriptionManager>,
+    count: usize,
+}
+
+impl Permit {
+    /// Takes in `other`: one for all, where each is given back by its owner.
+    pub fn join(&mut self, mut other: Self) {
+        self.count += std::mem::take(&mut other.count);
+    }
+
+    /// Makes room for one other subscription.
+    pub fn give_back_one(&mut self) {
+        self.count = self.count.checked_sub(1).expect("no more is given back than was given");
+        self.manager.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A granted subscription. Dropping it unsubscribes.
-pub struct Subscription {
-    attachment: Attachment,
-    outbox: Arc<Outbox>,
-    _permit: Permit,
-}
-
-impl Subscription {
-    /// What it sees.
-    pub fn view(&self) -> &Arc<View> {
-        self.attachment.view()
-    }
-
-    /// How its table stands to its source; see [`Attachment::enter`].
-    pub fn enter(&self) -> SourceState {
-        self.attachment.enter(&self.outbox)
-    }
-
-    /// How its table stands to its source.
-    pub fn source(&self) -> SourceState {
-        self.attachment.source()
-    }
-
-    /// Whoever has everything of its table up to here, or more, finds the rest in memory.
-    pub fn reaches_back_to(&self) -> Seq {
-        self.attachment.reaches_back_to()
-    }
-
-    /// Brings it closer to being live; see [`Attachment::advance`].
-    pub fn advance(&self, standing: Standing, plain: Option<MessageKind>, budget: CatchUpBudget) -> Advance {
-        self.attachment.advance(standing, &self.outbox, plain, budget)
-    }
-
-    /// Asks to be told, behind everything that waits, where it is then; see [`Attachment::mark`].
-    pub fn mark(&self) -> bool {
-        self.attachment.mark()
-    }
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Subscription({:?})", self.view())
+        self.manager.count.fetch_sub(self.count, Ordering::Relaxed);
     }
 }

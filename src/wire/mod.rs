@@ -2,6 +2,7 @@
 
 pub mod protobuf;
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -213,16 +214,17 @@ impl Shape {
             Form::Json(_) => TABLE_EVENT,
         };
         let shown = (u64::from(number) << 2) | (u64::from(self.include_document) << 1) | u64::from(self.include_old);
-        MessageKind((shown << 32) | u64::from(subscription_id.cast_unsigned()))
+        let kind = (shown << 32) | u64::from(subscription_id.cast_unsigned());
+        MessageKind(NonZeroU64::new(kind).expect("no event has the number 0"))
     }
 
     /// What [`Shape::message_kind`] made `kind` of: the shape, and the subscription.
-    fn of_kind(MessageKind(kind): MessageKind) -> (Self, i32) {
-        let shown = kind >> 32;
+    pub(crate) fn of_kind(MessageKind(kind): MessageKind) -> (Self, i32) {
+        let (shown, subscription_id) = (kind.get() >> 32, kind.get() as u32);
         // The encoding asks nothing of the table of a JSON event.
         let form = catalog::table_of_event((shown >> 2) as u32).map_or(Form::Json(None), Form::List);
         let shape = Self { form, include_document: shown & 2 != 0, include_old: shown & 1 != 0 };
-        (shape, (kind as u32).cast_signed())
+        (shape, subscription_id.cast_signed())
     }
 }
 

@@ -107,11 +107,6 @@ impl Ledger {
         })
     }
 
-    /// The number of the filter of request `request_id` on a connection: they are dealt out.
-    fn filter_of(&self, connection: usize, request_id: usize) -> usize {
-        request_id * self.connections + connection
-    }
-
     fn answer(&mut self, from: usize, message: &[u8], now: Nanos) -> anyhow::Result<()> {
         use proto::response::Body;
         use proto::server_message::MessageType;
@@ -125,7 +120,7 @@ impl Ledger {
             Some(Body::NewSubscription(_)) if response.request_id == PLAIN => self.plain += 1,
             Some(Body::NewSubscription(new)) => {
                 let subscription = usize::try_from(new.subscription_id)?;
-                let filter = u32::try_from(self.filter_of(from, request_id))?;
+                let filter = u32::try_from(request_id)?;
                 let known = &mut self.subscriptions[from];
                 known.resize(known.len().max(subscription + 1), u32::MAX);
                 known[subscription] = filter;
@@ -276,22 +271,37 @@ impl Load {
         self.wait(|ledger| ledger.plain == ledger.connections)
     }
 
-    /// Subscribes all filters, and waits for the answers.
+    /// Subscribes all filters, dealt out to the connections, and waits for the answers.
     pub(super) fn subscribe(&mut self) -> anyhow::Result<()> {
-        let count = self.ledger.filters.len();
-        for filter in 0..count {
-            let (request_id, connection) = (filter / self.ledger.connections, filter % self.ledger.connections);
+        let (count, connections) = (self.ledger.filters.len(), self.ledger.connections);
+        self.subscribe_each((0..count).map(|filter| (filter % connections, filter)))
+    }
+
+    /// As many subscriptions once more, all to the first `shared` filters, dealt out.
+    pub(super) fn subscribe_to_shared(&mut self, shared: usize) -> anyhow::Result<()> {
+        let (count, connections) = (self.ledger.filters.len(), self.ledger.connections);
+        let begun = self.ledger.answered;
+        self.subscribe_each(
+            (begun..begun + count).map(|at| (at % connections, (at % connections + at / connections) % shared)),
+        )
+    }
+
+    /// Subscribes a connection to a filter, each by its number, and waits for the answers.
+    fn subscribe_each(&mut self, wanted: impl ExactSizeIterator<Item = (usize, usize)>) -> anyhow::Result<()> {
+        let before = self.ledger.answered;
+        let count = wanted.len();
+        for (at, (connection, filter)) in wanted.enumerate() {
             let options =
                 proto::SubscribeOptions { filter: Some(self.ledger.filters[filter].text()), ..Default::default() };
             let command = Some(Table::Policies.subscribe(Some(options)));
-            let request = proto::Request { request_id: i32::try_from(request_id)?, command }.encode_to_vec();
+            let request = proto::Request { request_id: i32::try_from(filter)?, command }.encode_to_vec();
             self.engine.send(connection, &request, Opcode::Binary)?;
-            if filter % 256 == 0 {
+            if at % 256 == 0 {
                 self.engine.turn(Duration::ZERO, &mut self.ledger)?;
-                self.wait(|ledger| filter + 1 - ledger.answered < UNANSWERED_MAX)?;
+                self.wait(|ledger| before + at + 1 - ledger.answered < UNANSWERED_MAX)?;
             }
         }
-        self.wait(|ledger| ledger.answered == count)
+        self.wait(|ledger| ledger.answered == before + count)
     }
 
     /// Makes the rows. Their subscribers are there already: so nobody has to read the table.

@@ -21,12 +21,18 @@ pub(super) struct Rested {
     pub(super) with_connections: u64,
     pub(super) with_subscriptions: u64,
     pub(super) with_filters: u64,
+    pub(super) before_shared: u64,
+    pub(super) with_shared: u64,
 }
+
+/// Filters that many subscribe with.
+const SHARED: usize = 1_000;
 
 /// Until what a server does behind an answer is done.
 const REST: Duration = Duration::from_secs(2);
 
-/// Connects `plan.subscribers` clients, subscribes each to a list, then all together to `filters` filters more.
+/// Connects `plan.subscribers` clients, subscribes each to a list, then all together to `filters` filters more,
+/// and twice to as many again that others have too: the first time fills what the allocator has kept of what came before.
 pub(super) async fn run(subject: &Subject, plan: &Plan, filters: usize) -> anyhow::Result<Rested> {
     let probe = subject.probe.as_ref().context("the memory of a server is known by its process: --pid")?;
     let rested = || async {
@@ -42,7 +48,20 @@ pub(super) async fn run(subject: &Subject, plan: &Plan, filters: usize) -> anyho
     let with_subscriptions = rested().await?;
     load.run(Load::subscribe).await?;
     let with_filters = rested().await?;
-    Ok(Rested { connections: plan.subscribers, filters, before, with_connections, with_subscriptions, with_filters })
+    load.run(move |load| load.subscribe_to_shared(SHARED.min(filters))).await?;
+    let before_shared = rested().await?;
+    load.run(move |load| load.subscribe_to_shared(SHARED.min(filters))).await?;
+    let with_shared = rested().await?;
+    Ok(Rested {
+        connections: plan.subscribers,
+        filters,
+        before,
+        with_connections,
+        with_subscriptions,
+        with_filters,
+        before_shared,
+        with_shared,
+    })
 }
 
 impl Rested {
@@ -59,6 +78,11 @@ impl Rested {
     /// Bytes for each further subscription, with its filter.
     pub(super) fn bytes_per_filter(&self) -> u64 {
         per(self.with_filters.saturating_sub(self.with_subscriptions), self.filters)
+    }
+
+    /// Bytes for each further subscription with a filter that others have too.
+    pub(super) fn bytes_per_shared_filter(&self) -> u64 {
+        per(self.with_shared.saturating_sub(self.before_shared), self.filters)
     }
 }
 
@@ -79,10 +103,12 @@ mod tests {
             with_connections: 3_000,
             with_subscriptions: 6_000,
             with_filters: 26_000,
+            before_shared: 27_000,
+            with_shared: 37_000,
         };
         assert_eq!(rested.bytes_per_bare_connection(), 200);
         assert_eq!(rested.bytes_per_connection(), 500);
-        assert_eq!(rested.bytes_per_filter(), 200);
+        assert_eq!((rested.bytes_per_filter(), rested.bytes_per_shared_filter()), (200, 100));
         assert_eq!(Rested { filters: 0, ..rested }.bytes_per_filter(), 0);
     }
 }

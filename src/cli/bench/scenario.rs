@@ -45,8 +45,8 @@ KB/sub: growth of the server's resident memory by the subscribers, for each of t
 ";
 
 const OF_MEMORY: &str = "\
-Growth of the server's resident memory: by a connection, by one that also subscribes to a list, and by each further
-subscription, which has a filter of its own.
+Growth of the server's resident memory: by a connection, by one that also subscribes to a list, by each further
+subscription, which has a filter of its own; and by as many again whose filters others have too, behind some of their kind.
 ";
 
 const OF_READING: &str = "\
@@ -90,9 +90,10 @@ impl Scenario {
         let mut set = |key: &str, value: u64| settings.push(format!("{key}={value}"));
         match self {
             Self::Filtered | Self::Idle => {
-                let each = u64::from(args.filters).div_ceil(u64::from(args.subscribers)) + 8;
-                set("subscriptions_per_connection", each.max(128));
-                set("subscriptions", (u64::from(args.filters) + u64::from(args.subscribers) + 100).max(1_000_000));
+                let rounds = if self == Self::Idle { 3 } else { 1 };
+                let filtered = u64::from(args.filters) * rounds;
+                set("subscriptions_per_connection", (filtered.div_ceil(u64::from(args.subscribers)) + 8).max(128));
+                set("subscriptions", (filtered + u64::from(args.subscribers) + 100).max(1_000_000));
                 // An open loop does not wait for the server: requests queue here, not in the generator.
                 set("requests_in_flight", 65_536);
                 set("request_bytes", 64 << 20);
@@ -166,7 +167,7 @@ fn ratio(figure: Option<f64>, of: Option<f64>) -> Option<f64> {
     figure.zip(of.filter(|of| *of > 0.0)).map(|(figure, of)| figure / of)
 }
 
-fn of_rested(subject: &Subject, rested: &Rested) -> [Figure; 6] {
+fn of_rested(subject: &Subject, rested: &Rested) -> [Figure; 7] {
     let bytes = |bytes: u64| Some(bytes as f64);
     [
         Figure::word("store", "store", subject.store),
@@ -179,6 +180,7 @@ fn of_rested(subject: &Subject, rested: &Rested) -> [Figure; 6] {
         Figure::whole("with one subscription", "bytes_per_connection", bytes(rested.bytes_per_connection())),
         Figure::whole("filters", "filters", Some(rested.filters as f64)),
         Figure::whole("bytes per filter", "bytes_per_filter", bytes(rested.bytes_per_filter())),
+        Figure::whole("bytes per shared filter", "bytes_per_shared_filter", bytes(rested.bytes_per_shared_filter())),
     ]
 }
 
