@@ -1,5 +1,6 @@
 //! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,15 +8,15 @@ use bytes::Bytes;
 use super::collector::Collector;
 use crate::change::Seq;
 use crate::feed::{
-    CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, SeenChange, SnapshotRows, SourceDoubt,
-    Standing, ViewChanges,
+    CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, RowsKind, SeenChange, SnapshotRows,
+    SourceDoubt, Standing, ViewChanges,
 };
 use crate::store::{PageBudget, Store};
 use crate::subscription::{self, Subscription};
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
 use crate::view::Scope;
-use crate::wire::{Event, InitialRows, LiveChanges, News, Shape, State, StateKind};
+use crate::wire::{Event, InitialRows, LiveChanges, News, RowsToCome, Shape, State, StateKind};
 
 /// What the client of a subscription asked for.
 #[derive(Clone, Copy, Debug)]
@@ -201,16 +202,34 @@ impl Follower {
     }
 
     /// Whether it is sent many rows of a page at once: nothing comes between them, and none is a place to go on from.
-    pub(super) fn takes_portions(&self) -> bool {
+    fn takes_portions(&self) -> bool {
         !self.wishes.tokens && self.collector.is_none()
     }
 
-    /// The rows of a portion of a page.
-    pub(super) fn portion(&mut self, rows: &Arc<SnapshotRows>, number: usize) -> InitialRows {
-        self.summary.add_all(rows.summary(number));
+    /// How it is sent rows, if it takes portions of them.
+    pub(super) fn rows_kind(&self, subscription_id: i32) -> Option<RowsKind> {
+        let message = self.wishes.shape.message_kind(subscription_id);
+        self.takes_portions().then(|| RowsKind { message, first_number: self.next_number() })
+    }
+
+    /// How it will be sent the rows of a page that begins behind so many events more, where they can be put together before.
+    pub(super) fn rows_to_come(&self, subscription_id: i32, events: usize) -> Option<RowsToCome> {
+        let shape = self.wishes.shape;
+        let first_number = self.next_number().map(|number| number + events as u64);
+        let can_be = self.takes_portions() && RowsToCome::can_be_laid_out(shape);
+        can_be.then_some(RowsToCome { subscription_id, shape, first_number })
+    }
+
+    fn next_number(&self) -> Option<u64> {
+        self.wishes.states.then_some(self.number + 1)
+    }
+
+    /// The rows of some portions of a page.
+    pub(super) fn portions(&mut self, rows: &Arc<SnapshotRows>, portions: Range<usize>) -> InitialRows {
+        self.summary.add_all(rows.summary(portions.clone()));
         self.place = Some(Cursor::Snapshot { sent: None });
-        let first_number = self.wishes.states.then_some(self.number + 1);
-        let rows = InitialRows { shape: self.wishes.shape, rows: Arc::clone(rows), portion: number, first_number };
+        let first_number = self.next_number();
+        let rows = InitialRows { shape: self.wishes.shape, rows: Arc::clone(rows), portions, first_number };
         self.number += rows.range().len() as u64;
         rows
     }

@@ -33,7 +33,7 @@ use crate::source::SourceError;
 use crate::store::{PageBudget, Store, UnitResult};
 use crate::subscription::{Listing, Principal, SubscriptionManager};
 use crate::token::TokenSeal;
-use crate::wire::{ClientMessage, ServerMessage};
+use crate::wire::{ClientMessage, MessageHeader, ServerMessage};
 
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +283,14 @@ impl Session {
             ReadResult::Computed(Reader::Stream(_), answer) => self.streams.computed(answer, &self.context),
             ReadResult::Answer(result) => self.answered_question(result),
         }
+    }
+
+    /// Does [`Work::Read`] for a transport that puts `header` before each message, if that waits for nothing and takes less than a
+    /// millisecond.
+    pub fn read_at_once(&mut self, read: Read, header: MessageHeader) -> Result<(), Read> {
+        let result = read.run_at_once(&self.context.sealing.store, header)?;
+        self.read(result);
+        Ok(())
     }
 
     /// The result of a [`Work::Ask`].

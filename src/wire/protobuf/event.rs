@@ -6,11 +6,13 @@ use prost::encoding::{WireType, encoded_len_varint, key_len};
 
 use crate::catalog::{CatalogTable, Form, Shown};
 use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Seq};
-use crate::feed::{Content, Piece, Published, RowsKind, SnapshotRows};
+use crate::feed::{Content, Piece, Published, RowsKind, ShowRows, SnapshotRows};
 use crate::proto::{self, subscription_state};
 use crate::row_problems::RowProblems;
+use crate::store::BlockRow;
 use crate::wire::{
-    End, Event, InitialRows, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT,
+    End, Event, HEADER_BYTES_MAX, Header, InitialRows, LiveChanges, MessageHeader, Messages, News, ResetReason,
+    RowsToCome, Shape, State, StateKind, TABLE_EVENT,
 };
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
@@ -95,16 +97,42 @@ pub(super) fn encode_rows(
     problems: &RowProblems,
     out: &mut impl Messages,
 ) {
-    let InitialRows { shape, rows, portion, first_number } = initial;
+    let InitialRows { shape, rows, portions, first_number } = initial;
     let kind = RowsKind { message: shape.message_kind(subscription_id), first_number: *first_number };
-    if let Some(messages) = rows.messages(*portion, kind) {
-        return out.put_kept(messages);
+    if let Some(messages) = rows.messages(portions, kind) {
+        return out.put_kept(&messages);
     }
-    if !rows.wants_messages(*portion) {
+    if !rows.wants_messages(portions) {
         return encode_each(subscription_id, initial, problems, out);
     }
     if let Some(messages) = out.put_to_keep(|out| encode_each(subscription_id, initial, problems, out)) {
-        rows.keep_messages(*portion, kind, messages);
+        rows.keep_messages(portions, kind, messages);
+    }
+}
+
+/// Rows to come as they go out: each with a header of the transport.
+pub(super) struct RowMessages {
+    pub(super) to_come: RowsToCome,
+    pub(super) header: MessageHeader,
+}
+
+impl ShowRows for RowMessages {
+    fn kind(&self) -> RowsKind {
+        let RowsToCome { subscription_id, shape, first_number } = self.to_come;
+        RowsKind { message: shape.message_kind(subscription_id), first_number }
+    }
+
+    fn put(&self, row: BlockRow<'_>, number: Option<u64>, bytes: &mut Vec<u8>) -> usize {
+        let numbered =
+            number.map(|number| Numbered { number, is_initial: true, version: row.version, is_resync: false });
+        let envelope = Envelope::Row { subscription_id: self.to_come.subscription_id, token: None, numbered };
+        let body = Body {
+            number: TABLE_EVENT,
+            kind: ChangeKind::Added,
+            fields: Fields::Key(KeyValue::of_stored(row.key)),
+            rows: [Some((TABLE_EVENT_NEW, row.document)), None],
+        };
+        message_behind(Some(self.header), &envelope, Some(&body), bytes)
     }
 }
 
@@ -190,7 +218,7 @@ impl Envelope<'_> {
                 }
             }
             Self::Other(event) => {
-                start.put_before(&[], out);
+                start.finish(out);
                 event.encode_raw(out);
             }
         }
@@ -208,53 +236,97 @@ impl Numbered {
 
 /// The few bytes that stand before those that are copied: into an array, since a vector would look for room for each of them.
 struct Start {
-    bytes: [u8; START_BYTES_MAX],
+    bytes: [u8; START_BYTES_MAX + SHORT_BYTES_MAX + WORD_BYTES],
     len: usize,
 }
 
 /// Keys of at most two bytes and numbers of at most ten: between two copies there are eleven of each.
-const START_BYTES_MAX: usize = 11 * (2 + 10);
+const START_BYTES_MAX: usize = HEADER_BYTES_MAX + 11 * (2 + 10);
+
+/// So much is put into the array, and not copied by itself.
+const SHORT_BYTES_MAX: usize = 64;
+
+/// A few bytes are put in one step, with some behind them that do not count.
+const WORD_BYTES: usize = size_of::<u64>();
+
+/// A number that takes four bytes at most as a varint.
+const SMALL_BITS: u32 = 28;
 
 impl Start {
     fn new() -> Self {
-        Self { bytes: [0; START_BYTES_MAX], len: 0 }
+        Self { bytes: [0; START_BYTES_MAX + SHORT_BYTES_MAX + WORD_BYTES], len: 0 }
     }
 
-    fn byte(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
+    /// The first `len` bytes of `word`, the least significant one first.
+    fn word(&mut self, word: u64, len: usize) {
+        self.bytes[self.len..self.len + WORD_BYTES].copy_from_slice(&word.to_le_bytes());
+        self.len += len;
     }
 
-    fn varint(&mut self, mut value: u64) {
+    /// What a transport puts before everything else.
+    fn header(&mut self, header: Header) {
+        self.bytes[..HEADER_BYTES_MAX].copy_from_slice(&header.bytes);
+        self.len = header.len;
+    }
+
+    /// The key of a field, which takes two bytes at most, and `value` behind it.
+    fn field(&mut self, number: u32, wire_type: WireType, mut value: u64) {
+        let (key, key_len) = small_varint(u64::from(number << 3 | wire_type as u32));
+        if value >> SMALL_BITS == 0 {
+            let (varint, len) = small_varint(value);
+            return self.word(key | varint << (8 * key_len), key_len + len);
+        }
+        self.word(key, key_len);
         while value > 0x7f {
-            self.byte(value as u8 | 0x80);
+            self.word(value & 0x7f | 0x80, 1);
             value >>= 7;
         }
-        self.byte(value as u8);
-    }
-
-    fn key(&mut self, number: u32, wire_type: WireType) {
-        self.varint(u64::from(number << 3 | wire_type as u32));
+        self.word(value, 1);
     }
 
     /// The field `number`, a number itself.
     fn number(&mut self, number: u32, value: u64) {
-        self.key(number, WireType::Varint);
-        self.varint(value);
+        self.field(number, WireType::Varint, value);
     }
 
     /// What stands before the field `number`, which has `len` bytes.
     fn length(&mut self, number: u32, len: usize) {
-        self.key(number, WireType::LengthDelimited);
-        self.varint(len as u64);
+        self.field(number, WireType::LengthDelimited, len as u64);
     }
 
-    /// Writes it to `out`, and `copied` behind it; then it is empty.
+    /// The field `number`, a fraction.
+    fn double(&mut self, number: u32, value: f64) {
+        let (key, key_len) = small_varint(u64::from(number << 3 | WireType::SixtyFourBit as u32));
+        self.word(key, key_len);
+        self.word(value.to_bits(), WORD_BYTES);
+    }
+
+    /// Then `copied`, and everything before it to `out`, if it is not short.
     fn put_before(&mut self, copied: &[u8], out: &mut Vec<u8>) {
+        if copied.len() > SHORT_BYTES_MAX || self.len > START_BYTES_MAX {
+            self.finish(out);
+            return out.extend_from_slice(copied);
+        }
+        self.bytes[self.len..self.len + copied.len()].copy_from_slice(copied);
+        self.len += copied.len();
+        if self.len > SHORT_BYTES_MAX {
+            self.finish(out);
+        }
+    }
+
+    /// Writes it to `out`; then it is empty.
+    fn finish(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.bytes[..self.len]);
-        out.extend_from_slice(copied);
         self.len = 0;
     }
+}
+
+/// A number of less than [`SMALL_BITS`] bits as a varint, the first byte in the lowest place, and how many bytes that are.
+fn small_varint(value: u64) -> (u64, usize) {
+    let bits = |from: u32| (value >> from & 0x7f) << (from / 7 * 8);
+    let len = encoded_len_varint(value);
+    let goes_on = 0x0080_8080 & ((1 << (8 * (len - 1))) - 1);
+    (bits(0) | bits(7) | bits(14) | bits(21) | goes_on, len)
 }
 
 /// protobuf writes an int32 as the varint of its sign extension to 64 bits.
@@ -290,10 +362,7 @@ impl Fields<'_> {
         let (number, value) = match key {
             KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
             KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
-            KeyValue::Number(number) => {
-                start.key(TABLE_KEY_NUMBER, WireType::SixtyFourBit);
-                return start.put_before(&number.to_le_bytes(), out);
-            }
+            KeyValue::Number(number) => return start.double(TABLE_KEY_NUMBER, number),
         };
         start.length(number, value.len());
         start.put_before(value, out);
@@ -495,17 +564,34 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
 fn message(envelope: &Envelope<'_>, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
+    message_behind(None, envelope, body, out);
+}
+
+/// The same behind a header of the transport; returns the bytes of that.
+fn message_behind(
+    header: Option<MessageHeader>,
+    envelope: &Envelope<'_>,
+    body: Option<&Body<'_>>,
+    out: &mut Vec<u8>,
+) -> usize {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
-    out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
+    let message_len = key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len;
     let mut start = Start::new();
+    if let Some(header) = header {
+        start.header(header(message_len));
+    }
+    let header_len = start.len;
+    out.reserve(header_len + message_len);
     start.length(SERVER_MESSAGE_EVENT, event_len);
     envelope.encode(&mut start, out);
     if let Some(body) = body {
         start.length(body.number, body_len);
         body.encode(&mut start, out);
     }
+    start.finish(out);
+    header_len
 }
 
 #[cfg(test)]
