@@ -148,7 +148,7 @@ impl SnapshotRows {
 
     /// The bytes that the rows hold, without pieces and messages: each kind of them is hardly larger than the rows.
     pub(super) fn size(&self) -> usize {
-        self.block.iter().map(|row| row.size()).sum()
+        self.block.size()
     }
 
     /// Whether they lie as somebody is sent them.

@@ -139,6 +139,12 @@ impl RowBlock {
         Some(Key::from_stored(Bytes::copy_from_slice(self.get(last).key)))
     }
 
+    /// The bytes that its rows hold in memory, one by one.
+    pub fn size(&self) -> usize {
+        let Memory { keys, places, document_bytes, .. } = &self.room.0;
+        keys.len() + document_bytes + places.len() * Row::size_of(&[], &[])
+    }
+
     /// All documents, and what was put before them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.room.0.bytes
@@ -174,6 +180,8 @@ struct Memory {
     bytes: Vec<u8>,
     keys: Vec<u8>,
     places: Vec<RowPlace>,
+    /// Of the bytes, those of documents.
+    document_bytes: usize,
 }
 
 /// So much memory of blocks that are gone is kept for the next ones, each of so many bytes at most: what was used before need not
@@ -195,6 +203,7 @@ impl Memory {
         self.bytes.clear();
         self.keys.clear();
         self.places.clear();
+        self.document_bytes = 0;
         let mut memories = MEMORIES.lock().unwrap_or_else(PoisonError::into_inner);
         if memories.len() < MEMORIES_KEPT {
             memories.push(self);
@@ -258,7 +267,8 @@ impl RowBlockBuilder {
 
     /// Puts a row behind the others, as `layout` does.
     pub(super) fn put(&mut self, row: BlockRow<'_>, layout: &mut (impl RowLayout + ?Sized)) {
-        let Memory { bytes, keys, places } = &mut self.0;
+        let Memory { bytes, keys, places, document_bytes } = &mut self.0;
+        *document_bytes += row.document.len();
         keys.extend_from_slice(row.key);
         let around_before = places.last().map_or(0, |place| place.around_bytes);
         let around_bytes = around_before + place(layout.put(row, bytes));

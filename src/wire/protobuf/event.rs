@@ -129,7 +129,10 @@ impl ShowRows for RowMessages {
         let body = Body {
             number: TABLE_EVENT,
             kind: ChangeKind::Added,
-            fields: Fields::Key(KeyValue::of_stored(row.key)),
+            fields: match KeyValue::plain_text_of_stored(row.key) {
+                Some(text) => Fields::Text(text),
+                None => Fields::Key(KeyValue::of_stored(row.key)),
+            },
             rows: [Some((TABLE_EVENT_NEW, row.document)), None],
         };
         message_behind(Some(self.header), &envelope, Some(&body), bytes)
@@ -258,6 +261,7 @@ impl Start {
     }
 
     /// The first `len` bytes of `word`, the least significant one first.
+    #[inline]
     fn word(&mut self, word: u64, len: usize) {
         self.bytes[self.len..self.len + WORD_BYTES].copy_from_slice(&word.to_le_bytes());
         self.len += len;
@@ -269,14 +273,21 @@ impl Start {
         self.len = header.len;
     }
 
-    /// The key of a field, which takes two bytes at most, and `value` behind it.
-    fn field(&mut self, number: u32, wire_type: WireType, mut value: u64) {
+    /// The key of a field, which takes two bytes at most, and `value` behind it. Inlined, so that all of the key is known before.
+    #[inline(always)]
+    fn field(&mut self, number: u32, wire_type: WireType, value: u64) {
         let (key, key_len) = small_varint(u64::from(number << 3 | wire_type as u32));
-        if value >> SMALL_BITS == 0 {
+        if value < 1 << SMALL_BITS {
             let (varint, len) = small_varint(value);
-            return self.word(key | varint << (8 * key_len), key_len + len);
+            self.word(key | varint << (8 * key_len), key_len + len);
+        } else {
+            self.word(key, key_len);
+            self.large_varint(value);
         }
-        self.word(key, key_len);
+    }
+
+    #[cold]
+    fn large_varint(&mut self, mut value: u64) {
         while value > 0x7f {
             self.word(value & 0x7f | 0x80, 1);
             value >>= 7;
@@ -321,12 +332,16 @@ impl Start {
     }
 }
 
-/// A number of less than [`SMALL_BITS`] bits as a varint, the first byte in the lowest place, and how many bytes that are.
-fn small_varint(value: u64) -> (u64, usize) {
-    let bits = |from: u32| (value >> from & 0x7f) << (from / 7 * 8);
-    let len = encoded_len_varint(value);
-    let goes_on = 0x0080_8080 & ((1 << (8 * (len - 1))) - 1);
-    (bits(0) | bits(7) | bits(14) | bits(21) | goes_on, len)
+/// A number of at most [`SMALL_BITS`] bits as a varint, the first byte in the lowest place, and how many bytes that are.
+#[inline(always)]
+const fn small_varint(value: u64) -> (u64, usize) {
+    let (first, second) = (value & 0x7f, value >> 7 & 0x7f);
+    match value {
+        0..0x80 => (value, 1),
+        0x80..0x4000 => (first | 0x80 | second << 8, 2),
+        0x4000..0x20_0000 => (first | second << 8 | value >> 14 << 16 | 0x8080, 3),
+        _ => (first | second << 8 | (value >> 14 & 0x7f) << 16 | value >> 21 << 24 | 0x80_8080, 4),
+    }
 }
 
 /// protobuf writes an int32 as the varint of its sign extension to 64 bits.
@@ -340,22 +355,27 @@ enum Fields<'a> {
     Named(&'a [u8]),
     /// As events of any table have it: written each time, since a copy of it would be no less work.
     Key(KeyValue<'a>),
+    /// The same of a text whose characters need not be looked at.
+    Text(&'a [u8]),
 }
 
 impl Fields<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Named(bytes) => bytes.len(),
-            Self::Key(key) => {
-                let len = table_key_len(*key);
-                key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
-            }
+            Self::Key(key) => table_key_field_len(table_key_len(*key)),
+            Self::Text(text) => table_key_field_len(table_key_bytes_len(text)),
         }
     }
 
     fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         let key = match self {
             Self::Named(named) => return start.put_before(named, out),
+            Self::Text(text) => {
+                start.length(TABLE_EVENT_KEY, table_key_bytes_len(text));
+                start.length(TABLE_KEY_TEXT, text.len());
+                return start.put_before(text, out);
+            }
             Self::Key(key) => *key,
         };
         start.length(TABLE_EVENT_KEY, table_key_len(key));
@@ -371,12 +391,21 @@ impl Fields<'_> {
 
 /// What a key takes as a `TableKey`.
 fn table_key_len(key: KeyValue<'_>) -> usize {
-    let len = match key {
-        KeyValue::Text(text) => text.len(),
-        KeyValue::Binary(binary) => binary.len(),
-        KeyValue::Number(_) => return key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
-    };
-    key_len(TABLE_KEY_TEXT) + encoded_len_varint(len as u64) + len
+    match key {
+        KeyValue::Text(text) => table_key_bytes_len(text.as_bytes()),
+        KeyValue::Binary(binary) => table_key_bytes_len(binary),
+        KeyValue::Number(_) => key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
+    }
+}
+
+/// The same of a text, or of bytes.
+fn table_key_bytes_len(value: &[u8]) -> usize {
+    key_len(TABLE_KEY_TEXT) + encoded_len_varint(value.len() as u64) + value.len()
+}
+
+/// What a `TableKey` of so many bytes takes as a field of an event.
+fn table_key_field_len(len: usize) -> usize {
+    key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
 }
 
 /// The body of an event of a row, in the pieces that it is made of.
