@@ -326,4 +326,63 @@ mod tests {
         assert_eq!(block.last_key(), Some(Key::from_stored(&b"bc"[..])));
         assert_eq!(RowBlock::default().last_key(), None);
     }
+
+    /// Puts a number of bytes before each document.
+    struct Numbered(u8);
+
+    impl RowLayout for Numbered {
+        fn put(&mut self, row: BlockRow<'_>, bytes: &mut Vec<u8>) -> usize {
+            self.0 += 1;
+            bytes.extend(std::iter::repeat_n(self.0, self.0.into()));
+            bytes.extend_from_slice(row.document);
+            usize::from(self.0) - 1
+        }
+    }
+
+    #[test]
+    fn what_is_put_around_rows_lies_between_them() {
+        let mut block = RowBlockBuilder::default();
+        let mut layout = Numbered(0);
+        for (key, document) in [("a", "one"), ("bc", ""), ("d", "three")] {
+            let row = BlockRow { key: key.as_bytes(), version: Seq(1), document: document.as_bytes() };
+            block.put(row, &mut layout);
+        }
+        let block = block.build();
+        assert_eq!(block.as_bytes(), b"\x01one\x02\x02\x03\x03\x03three");
+        let parts = [(0..1, 0, 4), (1..2, 4, 6), (0..3, 0, 14), (1..3, 4, 14), (2..2, 6, 6)];
+        for ((rows, start, end), around) in parts.into_iter().zip([0, 1, 3, 3, 0]) {
+            assert_eq!(block.laid_out(rows.clone()), (Bytes::copy_from_slice(&block.as_bytes()[start..end]), around));
+            assert_eq!(block.bytes_of(rows), end - start);
+        }
+        let rows: Vec<_> = block.iter().map(|row| (row.key, row.document)).collect();
+        assert_eq!(rows, [(&b"a"[..], &b"one"[..]), (b"bc", b""), (b"d", b"three")]);
+        assert_eq!(block.size(), block.iter().map(|row| row.size()).sum::<usize>());
+    }
+
+    #[test]
+    fn a_block_that_is_gone_leaves_nothing_in_the_next_one() {
+        let row = |key: &'static str, document: &'static str| BlockRow {
+            key: key.as_bytes(),
+            version: Seq(1),
+            document: document.as_bytes(),
+        };
+        let long = "x".repeat(1000);
+        for _ in 0..2 * MEMORIES_KEPT {
+            let (block, ()) = RowBlockBuilder::filled::<_, ()>(10, |block| {
+                block.put(BlockRow { document: long.as_bytes(), ..row("a", "") }, &mut Numbered(0));
+                Ok(())
+            })
+            .expect("rows");
+            let kept = block.shared(0);
+            drop(block);
+            let (block, ()) = RowBlockBuilder::filled::<_, ()>(10, |block| {
+                block.push(row("b", "{}"));
+                Ok(())
+            })
+            .expect("a row");
+            assert_eq!((block.len(), block.as_bytes(), block.size()), (1, &b"{}"[..], block.get(0).size()));
+            assert_eq!(block.get(0), row("b", "{}"));
+            assert_eq!(kept.document.as_bytes(), long.as_bytes(), "what somebody has is not used again");
+        }
+    }
 }

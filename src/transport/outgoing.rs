@@ -113,3 +113,43 @@ impl OutgoingState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_taken_at_once_is_taken_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (server, _) = listener.accept().await.expect("a connection");
+        let (_reader, writer) = server.into_split();
+        let outgoing = Outgoing::new(writer);
+        let shared: Bytes = (0..64 << 10).map(|at: u32| (at % 251) as u8).collect();
+        let (mut expected, mut sent) = (Vec::new(), 0);
+        // More than the buffers of any socket.
+        while !outgoing.is_unflushed() {
+            sent += 1;
+            assert!(sent < 10_000, "the client takes it without reading");
+            let is_taken = outgoing.send_shared(&shared).expect("the client is there");
+            expected.extend_from_slice(&shared);
+            assert_eq!(is_taken, !outgoing.is_unflushed());
+        }
+        assert!(!outgoing.send(b"between").expect("the client is there"));
+        assert!(!outgoing.send_shared(&shared.slice(7..)).expect("the client is there"));
+        assert!(!outgoing.send(b"behind").expect("the client is there"));
+        for part in [b"between", &shared[7..], b"behind"] {
+            expected.extend_from_slice(part);
+        }
+        let mut taken = vec![0; expected.len()];
+        let (mut client, flush) = (client, poll_fn(|context| outgoing.poll_flush(context)));
+        let (read, flushed) = tokio::join!(client.read_exact(&mut taken), flush);
+        assert_eq!((read.expect("all of it"), flushed.expect("the client is there")), (expected.len(), true));
+        assert!(taken == expected && !outgoing.is_unflushed());
+    }
+}
