@@ -246,18 +246,9 @@ impl Read {
             }
         }
     }
-
-    /// Reads it for a transport that puts `header` before each message, if that waits for nothing and takes less than a millisecond.
-    pub(super) fn run_at_once(self, store: &Store, header: MessageHeader) -> Result<ReadResult, Self> {
-        let Self::Page { subscription_id, page, to_come } = self else { return Err(self) };
-        let shown = shown(to_come, Some(header));
-        match page.read_at_once(store, shown.as_ref().map(|shown| shown as &dyn ShowRows)) {
-            Ok(result) => Ok(ReadResult::Page { subscription_id, result }),
-            Err(page) => Err(Self::Page { subscription_id, page, to_come }),
-        }
-    }
 }
 
-fn shown(to_come: Option<RowsToCome>, header: Option<MessageHeader>) -> Option<impl ShowRows> {
+/// How `to_come` is shown, if it can be and there is a transport.
+pub(super) fn shown(to_come: Option<RowsToCome>, header: Option<MessageHeader>) -> Option<impl ShowRows> {
     to_come.zip(header).map(|(to_come, header)| protobuf::shown(to_come, header))
 }

@@ -188,6 +188,8 @@ mod tests {
                 126..=65_535 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
                 _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
             };
+            let Header { bytes: of_message, len } = binary_header(length);
+            assert_eq!(of_message[..len], header);
             let (frame, rest) = bytes.split_at(header.len() + length);
             assert_eq!(frame[..header.len()], header);
             assert!(frame[header.len()..].iter().all(|byte| *byte == length as u8));
@@ -209,6 +211,25 @@ mod tests {
         assert_eq!(again.bytes(), frames.bytes());
         assert_eq!((again.count(), again.payload_bytes()), (3, 8));
         assert_eq!((frames.count(), frames.payload_bytes()), (3, 8));
+    }
+
+    #[test]
+    fn frames_that_lie_elsewhere_keep_their_place() {
+        let large = KeptMessages { bytes: vec![b'x'; SHARED_BYTES_MIN].into(), count: 3, payload_bytes: 7 };
+        let mut frames = Frames::default();
+        frames.put(|out| out.push(b'a'));
+        frames.put_kept(&large);
+        assert_eq!((frames.bytes(), frames.len()), (&[0x82, 1, b'a'][..], 3 + SHARED_BYTES_MIN));
+        assert_eq!((frames.count(), frames.payload_bytes()), (4, 8));
+        let shared = frames.take_shared().expect("it is not copied");
+        assert_eq!(shared.as_ptr(), large.bytes.as_ptr());
+        frames.put_kept(&large);
+        frames.put(|out| out.push(b'b'));
+        let expected = [&[0x82, 1, b'a'][..], &large.bytes, &[0x82, 1, b'b']].concat();
+        assert_eq!((frames.bytes(), frames.take_shared()), (&expected[..], None));
+        frames.put_kept(&large);
+        frames.clear(0);
+        assert!(frames.is_empty() && frames.take_shared().is_none());
     }
 
     #[test]

@@ -189,10 +189,9 @@ impl Speaker {
                     None => speaking.work.push(Work::Share(share)),
                 },
                 // To wake another thread, and be woken by it, may take as long as to read.
-                Step::Do(Work::Read(read)) if is_task => match speaking.session.read_at_once(read, binary_header) {
-                    Ok(()) => {}
-                    Err(read) => speaking.work.push(Work::Read(read)),
-                },
+                Step::Do(Work::Read(read)) if is_task => {
+                    speaking.work.extend(speaking.session.read_at_once(read, binary_header).map(Work::Read));
+                }
                 Step::Do(work) => speaking.work.push(work),
                 Step::Wait => break Said::Everything,
             }

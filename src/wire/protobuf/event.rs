@@ -296,11 +296,13 @@ impl Start {
     }
 
     /// The field `number`, a number itself.
+    #[inline(always)]
     fn number(&mut self, number: u32, value: u64) {
         self.field(number, WireType::Varint, value);
     }
 
     /// What stands before the field `number`, which has `len` bytes.
+    #[inline(always)]
     fn length(&mut self, number: u32, len: usize) {
         self.field(number, WireType::LengthDelimited, len as u64);
     }
