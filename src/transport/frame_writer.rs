@@ -226,7 +226,7 @@ mod tests {
         frames.put_kept(&large);
         frames.put(|out| out.push(b'b'));
         let expected = [&[0x82, 1, b'a'][..], &large.bytes, &[0x82, 1, b'b']].concat();
-        assert_eq!((frames.bytes(), frames.take_shared()), (&expected[..], None));
+        assert!(frames.bytes() == expected && frames.take_shared().is_none());
         frames.put_kept(&large);
         frames.clear(0);
         assert!(frames.is_empty() && frames.take_shared().is_none());

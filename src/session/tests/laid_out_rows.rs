@@ -166,18 +166,51 @@ fn whoever_is_sent_the_same_rows_otherwise_has_them_put_together_again() {
     drop(feeds);
 }
 
+#[test]
+fn who_counts_otherwise_has_rows_with_its_own_numbers() {
+    let (store, context, _feeds) = world();
+    let waiting = Waiting::new(1 << 30);
+    let options = SubscribeOptions { states: Some(true), heartbeat_seconds: Some(1), ..Default::default() };
+    let read = |reads, before: u64| {
+        let mut session = connect(&context, &waiting);
+        ask(&mut session, 1, 10, subscribe(options.clone()));
+        let mut tape = Tape::default();
+        // Behind so many messages there is one more.
+        while tape.count < before {
+            step(&mut session, &store, reads, &mut tape);
+        }
+        session.tick(1000);
+        while step(&mut session, &store, reads, &mut tape) {}
+        (session, tape)
+    };
+    // A response, a state and the rows of a page.
+    let first_page = 1 + 1 + 70;
+    let (_first, before_the_rows) = read(Reads::AsSent, 1);
+    let (_second, sent) = read(Reads::AsSent, first_page);
+    assert_eq!((before_the_rows.count, sent.count), (305, 305));
+    assert_eq!((before_the_rows.ready, sent.ready), (300, 300 - 70), "from the second page on they count the same");
+    context.pages.tick(1 << 40);
+    let (_third, expected) = read(Reads::Plainly, first_page);
+    assert_eq!(Tape { ready: 0, ..sent }, expected);
+}
+
 fn tape_of_quiet(session: &mut Session, store: &Store, reads: Reads) -> Tape {
     let mut tape = Tape::default();
-    loop {
-        match session.next_step() {
-            Step::Wait => return tape,
-            Step::Do(Work::Read(read)) if reads == Reads::AsSent => session.read(read.run_shown(store, Some(header))),
-            Step::Do(Work::Read(read)) => session.read(read.run(store)),
-            Step::Do(Work::Share(share)) => session.read(share.now().expect("it was read")),
-            Step::Do(other) => panic!("only rows are read: {other:?}"),
-            Step::Send(message) => encode(message, &RowProblems::default(), &mut tape),
-        }
+    while step(session, store, reads, &mut tape) {}
+    tape
+}
+
+/// Does what the session wants next; `false` if that is nothing.
+fn step(session: &mut Session, store: &Store, reads: Reads, tape: &mut Tape) -> bool {
+    match session.next_step() {
+        Step::Wait => return false,
+        Step::Do(Work::Read(read)) if reads == Reads::AsSent => session.read(read.run_shown(store, Some(header))),
+        Step::Do(Work::Read(read)) => session.read(read.run(store)),
+        Step::Do(Work::Share(share)) => session.read(share.now().expect("it was read")),
+        Step::Do(other) => panic!("only rows are read: {other:?}"),
+        Step::Send(message) => encode(message, &RowProblems::default(), tape),
     }
+    true
 }
 
 /// The first page that a subscription with a filter, or without, wants to read of `store`.
