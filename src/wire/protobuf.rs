@@ -1,6 +1,7 @@
 //! The protobuf wire: a `Request` per message from the client, a `ServerMessage` per message to it.
 
 mod event;
+mod start;
 
 use bytes::Bytes;
 use prost::Message;
