@@ -141,7 +141,7 @@ fn send(rows: &Arc<SnapshotRows>, first_number: u64, problems: &RowProblems, fra
     for portion in (0..).take_while(|portion| rows.portion(*portion).is_some()) {
         frames.clear(usize::MAX);
         let first_number = Some(first_number + count);
-        let initial = InitialRows { shape, rows: Arc::clone(rows), portion, first_number };
+        let initial = InitialRows { shape, rows: Arc::clone(rows), portions: portion..portion + 1, first_number };
         encode(ServerMessage::Rows { subscription_id: 0, rows: initial }, problems, frames);
         count += frames.count();
     }

@@ -157,6 +157,12 @@ pub enum KeyValue<'a> {
 }
 
 impl<'a> KeyValue<'a> {
+    /// The text of the key that is kept as `bytes`, if it is ASCII: that is told sooner than what else it may be.
+    pub(crate) fn plain_text_of_stored(bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (&tag, text) = bytes.split_first()?;
+        (tag == KEY_TEXT && text.is_ascii()).then_some(text)
+    }
+
     /// What the key is that is kept as `bytes`; a damaged one reads as the bytes that it has.
     pub fn of_stored(bytes: &'a [u8]) -> Self {
         let read = match bytes.split_first() {

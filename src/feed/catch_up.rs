@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::log_ranges::{LogPart, LogRanges};
 use super::pages::PageRequest;
-use super::{Counted, Published, SnapshotRow, SnapshotRows, ViewChange, Waiting};
+use super::snapshot_rows::ShownInOrder;
+use super::{Counted, Published, RowsKind, ShowRows, SnapshotRow, SnapshotRows, ViewChange, Waiting};
 use crate::change::{Change, ChangeKind, Key, Seq};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
@@ -145,16 +146,15 @@ pub struct Page {
 impl Page {
     /// A page of changes.
     fn of_changes(changes: Vec<PageItem>, cursor: Cursor) -> Arc<Self> {
-        Self::new(changes, (RowBlock::default(), Seq::ZERO), cursor)
+        Self::new(changes, (SnapshotRows::new(RowBlock::default()), Seq::ZERO), cursor)
     }
 
     /// A page of changes and, behind them, rows as they are at a position.
-    fn new(changes: Vec<PageItem>, (rows, position): (RowBlock, Seq), cursor: Cursor) -> Arc<Self> {
+    fn new(changes: Vec<PageItem>, (rows, position): (Arc<SnapshotRows>, Seq), cursor: Cursor) -> Arc<Self> {
         let size = |item: &PageItem| match &item.content {
             Content::Row(row) => row.row().size(),
             Content::Change(change) => change.published().size(),
         };
-        let rows = SnapshotRows::new(rows);
         let bytes = changes.iter().map(size).sum::<usize>() + rows.size();
         Arc::new(Self { changes, rows, position, cursor, bytes, held: Mutex::default() })
     }
@@ -227,17 +227,29 @@ pub enum CatchUp {
     Trimmed,
 }
 
-/// Reads the page of `request`; what others have read of the log is taken from `log`.
+/// How a page is read.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// What others have read of the log.
+    pub(super) log: &'a LogRanges,
+    pub(super) metrics: &'a Metrics,
+    /// How whoever asked is sent its rows.
+    pub(super) shown: Option<&'a dyn ShowRows>,
+    /// It must not take much time.
+    pub(super) is_at_once: bool,
+}
+
+/// Reads the page of `request`. `None` where it has to be at once and its rows have to be looked through one by one.
 pub(super) fn read_page(
     snapshot: &Snapshot,
     request: &PageRequest,
-    log: &LogRanges,
-    metrics: &Metrics,
-) -> Result<CatchUp, StoreError> {
+    reading: Reading<'_>,
+) -> Result<Option<CatchUp>, StoreError> {
     let PageRequest { view, cursor, budget, .. } = request;
-    let reader = Reader { snapshot, view, budget: *budget, log, metrics };
+    let Reading { log, metrics, shown, is_at_once } = reading;
+    let reader = Reader { snapshot, view, budget: *budget, log, metrics, shown, is_at_once };
     match cursor {
-        Cursor::After(after) => reader.log_page(*after),
+        Cursor::After(after) => reader.log_page(*after).map(Some),
         Cursor::Snapshot { sent: None } => reader.rows(None, Vec::new()),
         Cursor::Snapshot { sent: Some((last_key, at)) } => reader.later_rows(last_key, *at),
     }
@@ -256,6 +268,8 @@ struct Reader<'a> {
     budget: CatchUpBudget,
     log: &'a LogRanges,
     metrics: &'a Metrics,
+    shown: Option<&'a dyn ShowRows>,
+    is_at_once: bool,
 }
 
 impl Reader<'_> {
@@ -271,18 +285,18 @@ impl Reader<'_> {
         Ok(CatchUp::Page(Page::of_changes(items, end)))
     }
 
-    fn later_rows(&self, last_key: &Key, at: Seq) -> Result<CatchUp, StoreError> {
+    fn later_rows(&self, last_key: &Key, at: Seq) -> Result<Option<CatchUp>, StoreError> {
         // What happened to later keys is left to their page.
         let is_sent = |key: &Key| key <= last_key && !PlantedBug::SnapshotIgnoresEarlierPages.is_planted();
         let Some(Found { changes, reached }) = self.changes(at, is_sent)? else {
-            return Ok(CatchUp::Trimmed);
+            return Ok(Some(CatchUp::Trimmed));
         };
         let upto = |seq| Cursor::Snapshot { sent: Some((last_key.clone(), seq)) };
         let position = self.snapshot.position().seq;
         let end = upto(reached.unwrap_or(position));
         let items = items_of(self.view, changes, self.budget.coalesce, upto, &end, self.metrics);
         if reached.is_some() {
-            return Ok(CatchUp::Page(Page::of_changes(items, end)));
+            return Ok(Some(CatchUp::Page(Page::of_changes(items, end))));
         }
         self.rows(Some((last_key, at)), items)
     }
@@ -329,36 +343,54 @@ impl Reader<'_> {
     }
 
     /// The rows that follow those that were `sent`, behind `changes`.
-    fn rows(&self, sent: Option<(&Key, Seq)>, changes: Vec<PageItem>) -> Result<CatchUp, StoreError> {
+    fn rows(&self, sent: Option<(&Key, Seq)>, changes: Vec<PageItem>) -> Result<Option<CatchUp>, StoreError> {
         let position = self.snapshot.position().seq;
         let mut last_key = sent.map(|(last_key, _)| last_key.clone());
-        let mut rows = RowBlock::default();
+        let mut rows = SnapshotRows::new(RowBlock::default());
         for _ in 0..SCANNED_PAGES {
-            let (block, complete) = self.snapshot.block_after(&self.view.table, last_key.as_ref(), self.budget.page)?;
+            let (block, laid_out, complete) = self.block(last_key.as_ref(), changes.len())?;
             let skipped = usize::from(last_key.is_some() && PlantedBug::SnapshotPageSkipsARow.is_planted());
             last_key = block.last_key().or(last_key);
-            rows = self.seen_of(block, skipped);
+            let Some(seen) = self.seen_of(block, laid_out, skipped) else { return Ok(None) };
+            rows = seen;
             if complete || last_key.is_none() {
                 let after = match sent {
                     Some((_, at)) if PlantedBug::SnapshotKeepsFirstPosition.is_planted() => at,
                     _ => position,
                 };
-                return Ok(CatchUp::Page(Page::new(changes, (rows, position), Cursor::After(after))));
+                return Ok(Some(CatchUp::Page(Page::new(changes, (rows, position), Cursor::After(after)))));
             }
             if !rows.is_empty() || !changes.is_empty() {
                 break;
             }
         }
         let sent = last_key.map(|key| (key, position));
-        Ok(CatchUp::Page(Page::new(changes, (rows, position), Cursor::Snapshot { sent })))
+        Ok(Some(CatchUp::Page(Page::new(changes, (rows, position), Cursor::Snapshot { sent }))))
     }
 
-    /// What the view has of the rows of `block` behind the first `skipped` ones.
-    fn seen_of(&self, block: RowBlock, skipped: usize) -> RowBlock {
+    /// The rows behind `last_key`, as messages of the kind that is returned, if they are; and whether those are the last ones.
+    fn block(&self, last_key: Option<&Key>, changes: usize) -> Result<(RowBlock, Option<RowsKind>, bool), StoreError> {
+        let (table, budget) = (&self.view.table, self.budget.page);
+        let Some(shown) = self.shown.filter(|_| self.view.has_all_rows()) else {
+            let (block, complete) = self.snapshot.block_after(table, last_key, budget)?;
+            return Ok((block, None, complete));
+        };
+        let mut shown = ShownInOrder::behind(changes, shown);
+        let kind = shown.kind();
+        let (block, complete) = self.snapshot.block_laid_out(table, last_key, budget, &mut shown)?;
+        Ok((block, Some(kind), complete))
+    }
+
+    /// What the view has of the rows of `block`, which are `laid_out`, behind the first `skipped` ones. `None` where that cannot be
+    /// found out at once.
+    fn seen_of(&self, block: RowBlock, laid_out: Option<RowsKind>, skipped: usize) -> Option<Arc<SnapshotRows>> {
         let view = self.view;
         let has_secrets = may_have_any(block.as_bytes(), view.secrets);
         if skipped == 0 && !has_secrets && view.has_all_rows() {
-            return block;
+            return Some(SnapshotRows::laid_out_as(block, laid_out));
+        }
+        if self.is_at_once {
+            return None;
         }
         let mut seen = RowBlockBuilder::default();
         for at in skipped..block.len() {
@@ -371,7 +403,7 @@ impl Reader<'_> {
                 seen.push(BlockRow { key, version: row.version, document });
             }
         }
-        seen.build()
+        Some(SnapshotRows::new(seen.build()))
     }
 }
 

@@ -31,7 +31,7 @@ pub use counted::Counted;
 pub use outbox::{Delivery, Outbox, Outlet, ViewChanges, Waiting};
 pub use pages::{Asked, PageRequest, PageResult, Pages, PagesLimits, SharedPage, SharedResult, UnreadPage};
 pub use published::{MessageKind, Piece, Published, ViewChange};
-pub use snapshot_rows::{KeptMessages, RowsKind, SnapshotRow, SnapshotRows};
+pub use snapshot_rows::{KeptMessages, RowsKind, ShowRows, SnapshotRow, SnapshotRows};
 use source_state::FeedSource;
 pub use source_state::{Demand, SourceDoubt, SourceState};
 use sync::{Mutex, MutexGuard};

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::catch_up::{CatchUp, CatchUpBudget, Cursor, read_page};
+use super::ShowRows;
+use super::catch_up::{CatchUp, CatchUpBudget, Cursor, Reading, read_page};
 use super::log_ranges::LogRanges;
 use super::shelf::Shelf;
 use crate::change::{Seq, Table};
@@ -89,6 +90,11 @@ struct KeptPage {
     /// Tells it from another one with the same key.
     number: u64,
 }
+
+/// A page that is not larger than this, and has not more changes before it, is read in less than a millisecond.
+const QUICK_BYTES: usize = 1 << 20;
+const QUICK_ITEMS: usize = 4_000;
+const QUICK_CHANGES: u64 = 1_000;
 
 /// What a page costs beside what it holds.
 const PAGE_OVERHEAD: usize = 512;
@@ -237,13 +243,50 @@ impl UnreadPage {
 
     /// Reads it, for all who wait for it. This waits for the disk.
     pub fn read(self, store: &Store) -> PageResult {
-        let Self { pages, key, request, number, sender } = &self;
+        self.read_shown(store, None)
+    }
+
+    /// The same for somebody who is sent its rows as `shown`: they are put together so where nothing is to be left out of them.
+    pub fn read_shown(self, store: &Store, shown: Option<&dyn ShowRows>) -> PageResult {
+        let result = self.result(store, shown, false).expect("what need not be at once can be read");
+        self.settle(result)
+    }
+
+    /// The same without waiting for the disk, and in less than a millisecond; where that cannot be, it is unread as before.
+    pub fn read_at_once(self, store: &Store, shown: Option<&dyn ShowRows>) -> Result<PageResult, Self> {
+        if !self.is_quick(store) {
+            return Err(self);
+        }
+        match self.result(store, shown, true) {
+            Some(result) => Ok(self.settle(result)),
+            None => Err(self),
+        }
+    }
+
+    fn result(&self, store: &Store, shown: Option<&dyn ShowRows>, is_at_once: bool) -> Option<PageResult> {
+        let Self { pages, request, .. } = self;
+        let reading = Reading { log: &pages.log, metrics: &pages.metrics, shown, is_at_once };
+        read(store, |snapshot| read_page(snapshot, request, reading)).map_err(Arc::new).transpose()
+    }
+
+    fn settle(self, result: PageResult) -> PageResult {
+        let Self { pages, key, number, sender, .. } = &self;
         pages.metrics.pages_read.inc();
-        let page = |snapshot: &_| read_page(snapshot, request, &pages.log, &pages.metrics);
-        let result = read(store, page).map_err(Arc::new);
         pages.settle(key, *number, &result);
         sender.send_replace(Some(result.clone()));
         result
+    }
+
+    /// Whether it takes so little time that nobody else need do it: all of it is in memory, and there is not much to look through.
+    fn is_quick(&self, store: &Store) -> bool {
+        let PageRequest { view, cursor, budget, .. } = &self.request;
+        let changes = match cursor {
+            Cursor::Snapshot { sent: None } => 0,
+            Cursor::Snapshot { sent: Some((_, at)) } => store.position().seq.0.saturating_sub(at.0),
+            Cursor::After(_) => return false,
+        };
+        let is_small = budget.page.bytes <= QUICK_BYTES && budget.page.items <= QUICK_ITEMS;
+        is_small && changes <= QUICK_CHANGES && view.has_all_rows() && store.is_in_memory()
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{MessageKind, Piece};
 use crate::change::Row;
-use crate::store::{BlockRow, RowBlock, RowBlockBuilder};
+use crate::store::{BlockRow, RowBlock, RowBlockBuilder, RowLayout};
 use crate::summary::Summary;
 use crate::view::{Secret, redacted};
 
@@ -26,6 +26,8 @@ const MESSAGE_OVERHEAD: usize = 32;
 pub struct SnapshotRows {
     block: RowBlock,
     portions: Vec<Portion>,
+    /// Its bytes are the messages of this kind; of no kind where they are documents only.
+    laid_out: Option<RowsKind>,
     /// Made for each row by whoever needs it first.
     pieces: [OnceLock<Box<[OnceLock<Bytes>]>>; ROW_PIECES],
     readers: AtomicUsize,
@@ -67,22 +69,66 @@ impl fmt::Debug for KeptMessages {
     }
 }
 
+/// How whoever asks for a page is sent its rows. They are put together while they are read: then they go out as they lie.
+pub trait ShowRows {
+    /// What tells these messages apart; `first_number` is that of the first event of the page.
+    fn kind(&self) -> RowsKind;
+
+    /// Appends the message that shows `row`, with the document at its end, as it goes out; returns the bytes that the transport has
+    /// put around it. The event has `number`, if they are numbered.
+    fn put(&self, row: BlockRow<'_>, number: Option<u64>, bytes: &mut Vec<u8>) -> usize;
+}
+
+/// The rows of a page, shown one behind the other.
+pub(super) struct ShownInOrder<'a> {
+    shown: &'a dyn ShowRows,
+    next_number: Option<u64>,
+}
+
+impl<'a> ShownInOrder<'a> {
+    /// Those behind `changes` events of the page.
+    pub(super) fn behind(changes: usize, shown: &'a dyn ShowRows) -> Self {
+        Self { shown, next_number: shown.kind().first_number.map(|first| first + changes as u64) }
+    }
+
+    /// The kind of what it has to put now.
+    pub(super) fn kind(&self) -> RowsKind {
+        RowsKind { first_number: self.next_number, ..self.shown.kind() }
+    }
+}
+
+impl RowLayout for ShownInOrder<'_> {
+    fn put(&mut self, row: BlockRow<'_>, bytes: &mut Vec<u8>) -> usize {
+        let around = self.shown.put(row, self.next_number, bytes);
+        self.next_number = self.next_number.map(|number| number + 1);
+        around
+    }
+}
+
+/// Bytes of messages that are sent together where they lie ready.
+const LAID_OUT_BYTES: usize = 128 * 1024;
+
 impl SnapshotRows {
     /// Shares the rows of `block`, in which nothing is secret.
     pub fn new(block: RowBlock) -> Arc<Self> {
-        let mut portions = Vec::new();
-        let (mut portion, mut bytes) = (Portion::default(), 0);
-        for row in block.iter() {
-            portion.end += 1;
-            portion.summary.add_stored(row.key, row.version);
+        Self::laid_out_as(block, None)
+    }
+
+    /// The same of a block whose bytes are messages of this kind.
+    pub(super) fn laid_out_as(block: RowBlock, laid_out: Option<RowsKind>) -> Arc<Self> {
+        let mut portions: Vec<Portion> = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
+        for (row, end) in block.iter().zip(1..) {
             bytes += row.key.len() + row.document.len() + MESSAGE_OVERHEAD;
-            if bytes >= PORTION_BYTES || portion.end == block.len() {
-                let end = portion.end;
-                portions.push(std::mem::replace(&mut portion, Portion { end, ..Portion::default() }));
-                bytes = 0;
+            if bytes >= PORTION_BYTES || end == block.len() {
+                let mut portion = Portion { end, ..Portion::default() };
+                let rows = start..end;
+                portion.summary.add_all_stored(rows.map(|at| block.get(at)).map(|row| (row.key, row.version)));
+                portions.push(portion);
+                (start, bytes) = (end, 0);
             }
         }
-        Arc::new(Self { block, portions, pieces: Default::default(), readers: AtomicUsize::new(0) })
+        Arc::new(Self { block, portions, laid_out, pieces: Default::default(), readers: AtomicUsize::new(0) })
     }
 
     /// How many rows there are.
@@ -102,19 +148,51 @@ impl SnapshotRows {
 
     /// The bytes that the rows hold, without pieces and messages: each kind of them is hardly larger than the rows.
     pub(super) fn size(&self) -> usize {
-        self.block.iter().map(|row| row.size()).sum()
+        self.block.size()
     }
 
-    /// The rows of the portion with this number, counted from 0; `None` behind the last one.
+    /// Whether they lie as somebody is sent them.
+    pub fn is_laid_out(&self) -> bool {
+        self.laid_out.is_some()
+    }
+
+    /// The portions from this one on, counted from 0, that whoever is sent messages of this `kind` is sent at a time; `None` behind
+    /// the last one.
+    pub fn portions(&self, first: usize, kind: RowsKind) -> Option<Range<usize>> {
+        let start = self.portion(first)?.start;
+        let mut portions = first..first + 1;
+        if self.lies_as(kind, start) {
+            while self.rows(&(first..portions.end + 1)).is_some_and(|rows| self.block.bytes_of(rows) <= LAID_OUT_BYTES)
+            {
+                portions.end += 1;
+            }
+        }
+        Some(portions)
+    }
+
+    /// Whether the messages from this row on lie as `kind` shows them.
+    fn lies_as(&self, kind: RowsKind, row: usize) -> bool {
+        let numbered = |of: RowsKind| RowsKind { first_number: of.first_number.map(|first| first + row as u64), ..of };
+        self.laid_out.map(numbered) == Some(kind)
+    }
+
+    /// The rows of the portion with this number; `None` behind the last one.
     pub fn portion(&self, number: usize) -> Option<Range<usize>> {
-        let end = self.portions.get(number)?.end;
-        let start = number.checked_sub(1).map_or(0, |before| self.portions[before].end);
+        self.rows(&(number..number + 1))
+    }
+
+    /// The rows of these portions; `None` where there are not so many.
+    pub fn rows(&self, portions: &Range<usize>) -> Option<Range<usize>> {
+        let end = self.portions.get(portions.end.checked_sub(1)?)?.end;
+        let start = portions.start.checked_sub(1).map_or(0, |before| self.portions[before].end);
         Some(start..end)
     }
 
-    /// All rows of the portion with this number.
-    pub fn summary(&self, number: usize) -> Summary {
-        self.portions[number].summary
+    /// All rows of these portions.
+    pub fn summary(&self, portions: Range<usize>) -> Summary {
+        let mut summary = Summary::default();
+        self.portions[portions].iter().for_each(|portion| summary.add_all(portion.summary));
+        summary
     }
 
     /// One more reader is sent them.
@@ -122,20 +200,35 @@ impl SnapshotRows {
         self.readers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The messages of this kind that show the portion with this number, if they were kept.
-    pub fn messages(&self, number: usize, kind: RowsKind) -> Option<&KeptMessages> {
-        self.portions[number].messages.get().filter(|(of, _)| *of == kind).map(|(_, messages)| messages)
+    /// The messages of this kind that show these portions, if they lie ready or were kept.
+    pub fn messages(&self, portions: &Range<usize>, kind: RowsKind) -> Option<KeptMessages> {
+        let rows = self.rows(portions)?;
+        if self.lies_as(kind, rows.start) {
+            let count = rows.len() as u64;
+            let (bytes, around_bytes) = self.block.laid_out(rows);
+            let payload_bytes = (bytes.len() - around_bytes) as u64;
+            return Some(KeptMessages { bytes, count, payload_bytes });
+        }
+        let kept = self.portions[self.only(portions)?].messages.get();
+        kept.filter(|(of, _)| *of == kind).map(|(_, messages)| messages.clone())
     }
 
-    /// Whether the messages that show the portion with this number are worth keeping: somebody else may need the same.
-    pub fn wants_messages(&self, number: usize) -> bool {
-        self.portions[number].messages.get().is_none() && self.readers.load(Ordering::Relaxed) > 1
+    fn only(&self, portions: &Range<usize>) -> Option<usize> {
+        (portions.len() == 1).then_some(portions.start)
     }
 
-    /// Keeps the messages that show the portion with this number.
-    pub fn keep_messages(&self, number: usize, kind: RowsKind, messages: KeptMessages) {
-        // Where two were at it, those of the other are as good.
-        let _ = self.portions[number].messages.set((kind, messages));
+    /// Whether the messages that show these portions are worth keeping: somebody else may need the same.
+    pub fn wants_messages(&self, portions: &Range<usize>) -> bool {
+        let is_kept = |portion: usize| self.portions[portion].messages.get().is_some();
+        self.only(portions).is_some_and(|portion| !is_kept(portion)) && self.readers.load(Ordering::Relaxed) > 1
+    }
+
+    /// Keeps the messages that show these portions, if it wants them.
+    pub fn keep_messages(&self, portions: &Range<usize>, kind: RowsKind, messages: KeptMessages) {
+        if let Some(portion) = self.only(portions) {
+            // Where two were at it, those of the other are as good.
+            let _ = self.portions[portion].messages.set((kind, messages));
+        }
     }
 
     /// A piece of the encoding of the row at this place, made by `encode` for whoever needs it first. There are no old rows.

@@ -286,6 +286,6 @@ fn a_page_of_rows_has_what_its_view_has_and_no_secret() {
     assert_eq!(problems, 1, "a row that cannot be named is reported");
     let mut expected = Summary::default();
     [key(1), key(3)].iter().zip([2, 4]).for_each(|(key, version)| expected.add(key, Seq(version)));
-    assert_eq!(page.rows().summary(0), expected);
+    assert_eq!(page.rows().summary(0..1), expected);
     assert_eq!((page.rows().portion(0), page.rows().portion(1)), (Some(0..2), None));
 }

@@ -1,5 +1,6 @@
 //! One subscription of a session: what its client asked for, how far it has come, and what it holds there.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use super::collector::Collector;
 use crate::change::Seq;
 use crate::feed::{
-    Attachment, CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, SeenChange, SnapshotRows,
+    Attachment, CatchUpBudget, Content, Cursor, MessageKind, PageItem, PageRequest, RowsKind, SeenChange, SnapshotRows,
     SourceDoubt, Standing, ViewChanges,
 };
 use crate::roster::Numbered;
@@ -16,7 +17,7 @@ use crate::subscription;
 use crate::summary::Summary;
 use crate::token::{Place, Token, TokenSeal};
 use crate::view::Scope;
-use crate::wire::{Event, InitialRows, LiveChanges, News, Shape, State, StateKind};
+use crate::wire::{Event, InitialRows, LiveChanges, News, RowsToCome, Shape, State, StateKind};
 
 /// What the client of a subscription asked for.
 #[derive(Clone, Copy, Debug)]
@@ -345,15 +346,33 @@ impl Follower {
     }
 
     /// Whether it is sent many rows of a page at once: nothing comes between them, and none is a place to go on from.
-    pub(super) fn takes_portions(&self) -> bool {
+    fn takes_portions(&self) -> bool {
         self.scope().is_none() && !self.collects()
     }
 
-    /// The rows of a portion of a page.
-    pub(super) fn portion(&mut self, rows: &Arc<SnapshotRows>, number: usize) -> InitialRows {
-        self.summary.add_all(rows.summary(number));
+    /// How it is sent rows, if it takes portions of them.
+    pub(super) fn rows_kind(&self) -> Option<RowsKind> {
+        self.takes_portions().then(|| RowsKind { message: self.kind, first_number: self.next_number() })
+    }
+
+    /// How it will be sent the rows of a page that begins behind so many events more, where they can be put together before.
+    pub(super) fn rows_to_come(&self, events: usize) -> Option<RowsToCome> {
+        let (shape, subscription_id) = Shape::of_kind(self.kind);
+        let first_number = self.next_number().map(|number| number + events as u64);
+        let can_be = self.takes_portions() && RowsToCome::can_be_laid_out(shape);
+        can_be.then_some(RowsToCome { subscription_id, shape, first_number })
+    }
+
+    /// The number of the next event, if they are numbered.
+    fn next_number(&self) -> Option<u64> {
+        self.states().map(|states| states.number + 1)
+    }
+
+    /// The rows of some portions of a page.
+    pub(super) fn portions(&mut self, rows: &Arc<SnapshotRows>, portions: Range<usize>) -> InitialRows {
+        self.summary.add_all(rows.summary(portions.clone()));
         self.set_place(Some(Cursor::Snapshot { sent: None }));
-        let mut rows = InitialRows { shape: self.shape(), rows: Arc::clone(rows), portion: number, first_number: None };
+        let mut rows = InitialRows { shape: self.shape(), rows: Arc::clone(rows), portions, first_number: None };
         rows.first_number = self.take_numbers(rows.range().len() as u64);
         rows
     }

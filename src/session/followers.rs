@@ -2,14 +2,15 @@
 //! were cut off, and those whose client was too slow.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::follower::{Follower, Progress, Sealing};
 use super::{Read, Share, Work, pop_front_if};
 use crate::change::Seq;
 use crate::feed::{
-    Advance, Asked, CatchUp, Counted, Cursor, Delivery, Outbox, Page, PageItem, PageResult, Pages, Replay, SourceState,
-    SubscriptionId, Waiting,
+    Advance, Asked, CatchUp, Counted, Cursor, Delivery, Outbox, Page, PageItem, PageResult, Pages, Replay, RowsKind,
+    SourceState, SubscriptionId, Waiting,
 };
 use crate::metrics::Metrics;
 use crate::roster::{Numbered, Roster};
@@ -39,8 +40,8 @@ struct OpenPage {
 enum OfPage {
     /// A change or a row.
     Item(PageItem),
-    /// The portion of its rows with this number.
-    Portion(usize),
+    /// These portions of its rows.
+    Portions(Range<usize>),
 }
 
 impl OpenPage {
@@ -49,14 +50,13 @@ impl OpenPage {
         Self { subscription_id, sent: 0, portion: 0, _counted: page.hold(waiting), page }
     }
 
-    /// What comes next; rows in portions, if they are taken so.
-    fn next(&mut self, takes_portions: bool) -> Option<OfPage> {
-        if takes_portions && self.sent >= self.page.change_count() {
-            let number = self.portion;
-            let rows = self.page.rows().portion(number)?;
-            self.sent += rows.len();
-            self.portion += 1;
-            return Some(OfPage::Portion(number));
+    /// What comes next; rows in portions, if they are taken so, as messages of a kind.
+    fn next(&mut self, kind: Option<RowsKind>) -> Option<OfPage> {
+        if let Some(kind) = kind.filter(|_| self.sent >= self.page.change_count()) {
+            let portions = self.page.rows().portions(self.portion, kind)?;
+            self.sent += self.page.rows().rows(&portions)?.len();
+            self.portion = portions.end;
+            return Some(OfPage::Portions(portions));
         }
         let item = self.page.item(self.sent)?;
         self.sent += 1;
@@ -350,11 +350,11 @@ impl Followers {
         let subscription_id = page.subscription_id;
         let follower = self.by_id.get_mut(subscription_id).expect("the page of an ended subscription is dropped");
         let was_behind_the_middle = page.is_behind_the_middle();
-        if let Some(next) = page.next(follower.takes_portions()) {
+        if let Some(next) = page.next(follower.rows_kind()) {
             self.wants_next_page |= page.is_behind_the_middle() && !was_behind_the_middle;
             return match next {
-                OfPage::Portion(number) => {
-                    let rows = follower.portion(page.page.rows(), number);
+                OfPage::Portions(portions) => {
+                    let rows = follower.portions(page.page.rows(), portions);
                     Some(ServerMessage::Rows { subscription_id, rows })
                 }
                 OfPage::Item(item) => {
@@ -447,7 +447,8 @@ impl Followers {
             }
             Asked::Unread(page) => {
                 self.reserved = Some(Counted::new(page.bytes(), self.outbox.waiting()));
-                Work::Read(Read::Page { subscription_id, page })
+                let to_come = follower.rows_to_come(0);
+                Work::Read(Read::Page { subscription_id, page, to_come })
             }
         })
     }
@@ -458,11 +459,17 @@ impl Followers {
         if !std::mem::take(&mut self.wants_next_page) {
             return None;
         }
-        let OpenPage { subscription_id, page, .. } = self.page.as_ref()?;
+        let OpenPage { subscription_id, page, sent, .. } = self.page.as_ref()?;
         let cursor @ Cursor::Snapshot { .. } = &page.cursor else { return None };
-        match self.ask(self.by_id.get(*subscription_id)?, Some(cursor.clone()), budget) {
+        // It will be read when it is needed.
+        if page.rows().is_laid_out() && self.sealing.store.is_in_memory() {
+            return None;
+        }
+        let follower = self.by_id.get(*subscription_id)?;
+        let to_come = follower.rows_to_come(page.len() - sent);
+        match self.ask(follower, Some(cursor.clone()), budget) {
             Asked::Shared(_) => None,
-            Asked::Unread(page) => Some(Read::PageAhead(page)),
+            Asked::Unread(page) => Some(Read::PageAhead(page, to_come)),
         }
     }
 

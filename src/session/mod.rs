@@ -24,7 +24,7 @@ pub use work::{AskTicket, Question, Read, ReadResult, Reader, Share, Watch, Work
 
 use crate::catalog::{self, Arrival, Plan, StoredTable};
 use crate::change::Seq;
-use crate::feed::{Outbox, Pages, PagesLimits};
+use crate::feed::{Outbox, Pages, PagesLimits, ShowRows};
 use crate::host::HostFigures;
 use crate::matcher::FilterLimits;
 use crate::metrics::Metrics;
@@ -33,7 +33,7 @@ use crate::source::SourceError;
 use crate::store::{PageBudget, Store, UnitResult};
 use crate::subscription::{Listing, Principal, SubscriptionManager};
 use crate::token::TokenSeal;
-use crate::wire::{ClientMessage, ServerMessage};
+use crate::wire::{ClientMessage, MessageHeader, ServerMessage};
 
 /// Bounds of a session.
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +283,18 @@ impl Session {
             ReadResult::Computed(Reader::Stream(_), answer) => self.streams.computed(answer, &self.context),
             ReadResult::Answer(result) => self.answered_question(result),
         }
+    }
+
+    /// Does `read` for a transport that puts `header` before each message, if that waits for nothing and takes less than a
+    /// millisecond; otherwise returns it.
+    pub fn read_at_once(&mut self, read: Read, header: MessageHeader) -> Option<Read> {
+        let Read::Page { subscription_id, page, to_come } = read else { return Some(read) };
+        let shown = work::shown(to_come, Some(header));
+        match page.read_at_once(&self.context.sealing.store, shown.as_ref().map(|shown| shown as &dyn ShowRows)) {
+            Ok(result) => self.read(ReadResult::Page { subscription_id, result }),
+            Err(page) => return Some(Read::Page { subscription_id, page, to_come }),
+        }
+        None
     }
 
     /// The result of a [`Work::Ask`].

@@ -1,5 +1,6 @@
 //! What the simulation does not look at: whose turn it is.
 
+mod laid_out_rows;
 mod permits;
 mod shared_pages;
 

@@ -9,12 +9,13 @@ use tokio_util::sync::CancellationToken;
 use super::unknown_table;
 use crate::catalog::{self, Answer, Role};
 use crate::change::Table;
-use crate::feed::{CatchUp, PageResult, Replay, SharedPage, SharedResult, UnreadPage};
+use crate::feed::{CatchUp, PageResult, Replay, SharedPage, SharedResult, ShowRows, UnreadPage};
 use crate::matcher::{Filter, FilterLimits};
 use crate::metrics::Metrics;
 use crate::proto;
 use crate::source::SourceError;
 use crate::store::{Index, Query, QueryResult, Store, Unit, read};
+use crate::wire::{MessageHeader, RowsToCome, protobuf};
 
 /// Something to do for a session.
 #[derive(Debug)]
@@ -119,9 +120,11 @@ pub enum Read {
         subscription_id: i32,
         /// Which.
         page: UnreadPage,
+        /// How it will be sent its rows, if they can be put together so while they are read.
+        to_come: Option<RowsToCome>,
     },
-    /// A page that a subscription will need next.
-    PageAhead(UnreadPage),
+    /// A page that a subscription will need next, and how it will be sent its rows.
+    PageAhead(UnreadPage, Option<RowsToCome>),
     /// A page for a subscription that is behind, of changes that are in memory: its filter has to go through them.
     Replay {
         /// The subscription, by its number on the connection.
@@ -147,7 +150,7 @@ impl fmt::Debug for Read {
         match self {
             Self::Query { query, .. } => f.debug_tuple("Query").field(query).finish(),
             Self::Page { subscription_id, .. } => f.debug_tuple("Page").field(subscription_id).finish(),
-            Self::PageAhead(page) => f.debug_tuple("PageAhead").field(page).finish(),
+            Self::PageAhead(page, _) => f.debug_tuple("PageAhead").field(page).finish(),
             Self::Replay { subscription_id, .. } => f.debug_tuple("Replay").field(subscription_id).finish(),
             Self::Question(_) => f.write_str("Question"),
             Self::Compute { reader, .. } => f.debug_tuple("Compute").field(reader).finish(),
@@ -215,6 +218,11 @@ impl Question {
 impl Read {
     /// Reads it. This waits for the disk.
     pub fn run(self, store: &Store) -> ReadResult {
+        self.run_shown(store, None)
+    }
+
+    /// The same for a transport that puts `header` before each message.
+    pub fn run_shown(self, store: &Store, header: Option<MessageHeader>) -> ReadResult {
         match self {
             Self::Query { reader, query, bytes_max } => {
                 let result = read(store, |snapshot| snapshot.query(&query, bytes_max));
@@ -225,12 +233,22 @@ impl Read {
                 ReadResult::Page { subscription_id, result: Ok(CatchUp::Page(replay.page(&metrics))) }
             }
             Self::Question(question) => ReadResult::Answer(question.answer(store)),
-            Self::Page { subscription_id, page } => ReadResult::Page { subscription_id, result: page.read(store) },
-            Self::PageAhead(page) => {
+            Self::Page { subscription_id, page, to_come } => {
+                let shown = shown(to_come, header);
+                let result = page.read_shown(store, shown.as_ref().map(|shown| shown as &dyn ShowRows));
+                ReadResult::Page { subscription_id, result }
+            }
+            Self::PageAhead(page, to_come) => {
+                let shown = shown(to_come, header);
                 // A fault shows again where somebody needs it.
-                let _ = page.read(store);
+                let _ = page.read_shown(store, shown.as_ref().map(|shown| shown as &dyn ShowRows));
                 ReadResult::Ahead
             }
         }
     }
+}
+
+/// How `to_come` is shown, if it can be and there is a transport.
+pub(super) fn shown(to_come: Option<RowsToCome>, header: Option<MessageHeader>) -> Option<impl ShowRows> {
+    to_come.zip(header).map(|(to_come, header)| protobuf::shown(to_come, header))
 }

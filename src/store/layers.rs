@@ -49,13 +49,13 @@ pub(super) enum LayerRow<'a> {
 
 /// Memory comes in lines of so many bytes, and the rest of a long row comes by itself.
 const LINE_BYTES: usize = 64;
-const ASKED_FOR_BYTES: usize = 512;
+const ASKED_FOR_LINES: usize = 8;
 
 impl LayerRow<'_> {
     /// Reads a little of it, so that the rest is near when it is needed.
+    #[inline]
     pub(super) fn ask_for_memory(&self) -> u8 {
-        let lines =
-            |bytes: &[u8]| bytes.iter().take(ASKED_FOR_BYTES).step_by(LINE_BYTES).fold(0, |all, byte| all ^ byte);
+        let lines = |bytes: &[u8]| bytes.chunks(LINE_BYTES).take(ASKED_FOR_LINES).fold(0, |all, line| all ^ line[0]);
         match self {
             Self::Newest(key, Some((_, document))) => lines(key.as_bytes()) ^ lines(document.as_bytes()),
             Self::Newest(_, None) | Self::Stored(..) => 0,

@@ -32,7 +32,7 @@ use journal::Journal;
 pub use mutation::{Guard, IfMissing, IfPresent, Mutation, Outcome};
 pub use query::{Condition, Direction, Index, Order, Part, Query, QueryResult, RangeQuery, RangeStart};
 use recovery::Opened;
-pub use row_block::{BlockRow, RowBlock, RowBlockBuilder};
+pub use row_block::{BlockRow, RowBlock, RowBlockBuilder, RowLayout};
 pub use snapshot::{ChangePage, PageBudget, RowPage, Snapshot, read};
 pub use writer::{CommitObserver, Submitted, SubmittedGroup, WriteHandle, Writer, WriterLimits, WriterStatus};
 
@@ -277,6 +277,12 @@ impl Store {
     fn must_reopen(&self, state: &WriteState) -> bool {
         let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
         state.failed || database.as_ref().is_none_or(Opened::has_failed)
+    }
+
+    /// Whether all of it is in memory, so that nobody who reads it waits for a disk.
+    pub fn is_in_memory(&self) -> bool {
+        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        database.as_ref().is_some_and(|opened| opened.present().base.is_none())
     }
 
     /// The newest position.

@@ -1,7 +1,8 @@
 //! Rows that were read together, in one piece of memory: a page has hundreds of them, and most are only sent on.
 
-use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -37,31 +38,64 @@ impl fmt::Debug for BlockRow<'_> {
     }
 }
 
+/// Puts rows into a block, each behind the others: how those who read a block first are sent them.
+pub trait RowLayout {
+    /// Appends `row` to `bytes`, its document at the end; returns how many of the bytes that were appended are no part of a message.
+    fn put(&mut self, row: BlockRow<'_>, bytes: &mut Vec<u8>) -> usize;
+}
+
+/// Their documents, and nothing in between.
+pub(super) struct DocumentsOnly;
+
+impl RowLayout for DocumentsOnly {
+    fn put(&mut self, row: BlockRow<'_>, bytes: &mut Vec<u8>) -> usize {
+        bytes.extend_from_slice(row.document);
+        0
+    }
+}
+
 /// Rows in key order, in one piece of memory.
 #[derive(Clone, Default)]
 pub struct RowBlock {
+    room: Arc<Room>,
+    /// Those of the room.
     bytes: Bytes,
-    places: Box<[RowPlace]>,
+    keys: Bytes,
 }
 
-/// Where a row lies: its key, and behind it its document.
+/// Where a row ends: its key among the keys, its document among the bytes.
 #[derive(Clone, Copy)]
 struct RowPlace {
-    key_at: usize,
-    document_at: usize,
-    end: usize,
     version: Seq,
+    key_end: u32,
+    document_at: u32,
+    end: u32,
+    /// Of the bytes up to there, those that are no part of a message.
+    around_bytes: u32,
 }
 
 impl RowBlock {
+    fn new(memory: Memory) -> Self {
+        let room = Arc::new(Room(memory));
+        let bytes = Bytes::from_owner(BytesOf(Arc::clone(&room)));
+        let keys = Bytes::from_owner(KeysOf(Arc::clone(&room)));
+        Self { room, bytes, keys }
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.room.0.places.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.room.0.places.is_empty()
+    }
+
+    fn place(&self, at: usize) -> (Range<usize>, Range<usize>, Seq) {
+        let RowPlace { version, key_end, document_at, end, .. } = self.room.0.places[at];
+        let key_at = at.checked_sub(1).map_or(0, |before| self.room.0.places[before].key_end);
+        (key_at as usize..key_end as usize, document_at as usize..end as usize, version)
     }
 
     /// The row at this place in the order.
@@ -70,8 +104,8 @@ impl RowBlock {
     ///
     /// Panics where there is none.
     pub fn get(&self, at: usize) -> BlockRow<'_> {
-        let RowPlace { key_at, document_at, end, version } = self.places[at];
-        BlockRow { key: &self.bytes[key_at..document_at], version, document: &self.bytes[document_at..end] }
+        let (key, document, version) = self.place(at);
+        BlockRow { key: &self.room.0.keys[key], version, document: &self.room.0.bytes[document] }
     }
 
     /// All rows, in order.
@@ -85,9 +119,9 @@ impl RowBlock {
     ///
     /// Panics where there is none.
     pub fn shared(&self, at: usize) -> Row {
-        let RowPlace { key_at, document_at, end, version } = self.places[at];
-        let key = Key::from_stored(self.bytes.slice(key_at..document_at));
-        Row { key, version, document: Document::from_stored(self.bytes.slice(document_at..end)) }
+        let (key, document, version) = self.place(at);
+        let key = Key::from_stored(self.keys.slice(key));
+        Row { key, version, document: Document::from_stored(self.bytes.slice(document)) }
     }
 
     /// The row at this place, in memory of its own.
@@ -101,13 +135,36 @@ impl RowBlock {
 
     /// The key of the last row.
     pub fn last_key(&self) -> Option<Key> {
-        let RowPlace { key_at, document_at, .. } = *self.places.last()?;
-        Some(Key::from_stored(Bytes::copy_from_slice(&self.bytes[key_at..document_at])))
+        let last = self.len().checked_sub(1)?;
+        Some(Key::from_stored(Bytes::copy_from_slice(self.get(last).key)))
     }
 
-    /// The bytes of all rows, one behind the other.
+    /// The bytes that its rows hold in memory, one by one.
+    pub fn size(&self) -> usize {
+        let Memory { keys, places, document_bytes, .. } = &self.room.0;
+        keys.len() + document_bytes + places.len() * Row::size_of(&[], &[])
+    }
+
+    /// All documents, and what was put before them.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.room.0.bytes
+    }
+
+    /// What was put for the rows at these places, sharing the memory of all of them, and how much of it is no part of a message.
+    pub fn laid_out(&self, rows: Range<usize>) -> (Bytes, usize) {
+        let ((start, around_before), (end, around)) = (self.upto(rows.start), self.upto(rows.end));
+        (self.bytes.slice(start..end), around - around_before)
+    }
+
+    /// How many bytes were put for the rows at these places.
+    pub fn bytes_of(&self, rows: Range<usize>) -> usize {
+        self.upto(rows.end).0 - self.upto(rows.start).0
+    }
+
+    /// The bytes before this row, and how many of them are no part of a message.
+    fn upto(&self, row: usize) -> (usize, usize) {
+        let place = row.checked_sub(1).map(|before| self.room.0.places[before]);
+        place.map_or((0, 0), |place| (place.end as usize, place.around_bytes as usize))
     }
 }
 
@@ -117,55 +174,131 @@ impl fmt::Debug for RowBlock {
     }
 }
 
-/// Takes rows one by one.
-#[derive(Default)]
-pub struct RowBlockBuilder {
+/// Memory for rows.
+#[derive(Clone, Default)]
+struct Memory {
     bytes: Vec<u8>,
+    keys: Vec<u8>,
     places: Vec<RowPlace>,
+    /// Of the bytes, those of documents.
+    document_bytes: usize,
 }
 
-/// A thread keeps room for so many bytes of rows; what large rows took is given back.
+/// So much memory of blocks that are gone is kept for the next ones, each of so many bytes at most: what was used before need not
+/// be asked of the system.
+const MEMORIES_KEPT: usize = 4;
 const KEPT_BYTES: usize = 1 << 20;
 
-thread_local! {
-    /// Where rows are put before it is known how much room they take: memory that was used before need not be asked of the system.
-    static ROOM: RefCell<RowBlockBuilder> = RefCell::default();
+static MEMORIES: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+
+impl Memory {
+    fn take() -> Self {
+        MEMORIES.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(mut self) {
+        if self.bytes.capacity() == 0 || self.bytes.capacity() > KEPT_BYTES {
+            return;
+        }
+        self.bytes.clear();
+        self.keys.clear();
+        self.places.clear();
+        self.document_bytes = 0;
+        let mut memories = MEMORIES.lock().unwrap_or_else(PoisonError::into_inner);
+        if memories.len() < MEMORIES_KEPT {
+            memories.push(self);
+        }
+    }
+
+    /// Where much of it would be of no use, only as much as is needed.
+    fn fitted(self) -> Self {
+        if self.bytes.len() >= self.bytes.capacity() / 2 {
+            return self;
+        }
+        let fitted = self.clone();
+        self.give_back();
+        fitted
+    }
 }
 
+/// The memory of a block, for as long as anybody has something of it.
+#[derive(Default)]
+struct Room(Memory);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.0).give_back();
+    }
+}
+
+struct BytesOf(Arc<Room>);
+
+impl AsRef<[u8]> for BytesOf {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0.bytes
+    }
+}
+
+struct KeysOf(Arc<Room>);
+
+impl AsRef<[u8]> for KeysOf {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.0.keys
+    }
+}
+
+/// Takes rows one by one.
+#[derive(Default)]
+pub struct RowBlockBuilder(Memory);
+
 impl RowBlockBuilder {
-    /// Lets `fill` put rows into it; what they return goes with them, if it is no error.
-    pub(super) fn filled<T, E>(fill: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<(RowBlock, T), E> {
-        let mut room = ROOM.take();
-        let result = fill(&mut room).map(|result| {
-            let block = RowBlock { bytes: Bytes::copy_from_slice(&room.bytes), places: room.places.as_slice().into() };
-            (block, result)
-        });
-        room.bytes.clear();
-        room.places.clear();
-        room.bytes.shrink_to(KEPT_BYTES);
-        ROOM.set(room);
-        result
+    /// Lets `fill` put rows into it, of about so many bytes; what they return goes with them, if it is no error.
+    pub(super) fn filled<T, E>(bytes: usize, fill: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<(RowBlock, T), E> {
+        let mut block = Self(Memory::take());
+        block.0.bytes.reserve(bytes.min(KEPT_BYTES / 2));
+        let result = fill(&mut block)?;
+        Ok((RowBlock::new(block.0.fitted()), result))
     }
 
     /// Puts a row behind the others.
     pub fn push(&mut self, row: BlockRow<'_>) {
-        let BlockRow { key, version, document } = row;
-        let key_at = self.bytes.len();
-        let document_at = key_at + key.len();
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(document);
-        self.places.push(RowPlace { key_at, document_at, end: self.bytes.len(), version });
+        self.put(row, &mut DocumentsOnly);
+    }
+
+    /// Puts a row behind the others, as `layout` does.
+    pub(super) fn put(&mut self, row: BlockRow<'_>, layout: &mut (impl RowLayout + ?Sized)) {
+        let Memory { bytes, keys, places, document_bytes } = &mut self.0;
+        *document_bytes += row.document.len();
+        keys.extend_from_slice(row.key);
+        let around_before = places.last().map_or(0, |place| place.around_bytes);
+        let around_bytes = around_before + place(layout.put(row, bytes));
+        let end = bytes.len();
+        places.push(RowPlace {
+            version: row.version,
+            key_end: place(keys.len()),
+            document_at: place(end - row.document.len()),
+            end: place(end),
+            around_bytes,
+        });
     }
 
     /// The rows.
     pub fn build(self) -> RowBlock {
-        RowBlock { bytes: self.bytes.into(), places: self.places.into() }
+        RowBlock::new(self.0)
     }
 }
 
+/// A place in a block.
+fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("a block ends long before")
+}
+
+/// Bytes of rows that a block is made for; each may have an overhead, and the last one may be large.
+pub(super) const BLOCK_BYTES_MAX: usize = 1 << 30;
+
 impl fmt::Debug for RowBlockBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RowBlockBuilder({} rows, {} bytes)", self.places.len(), self.bytes.len())
+        write!(f, "RowBlockBuilder({} rows, {} bytes)", self.0.places.len(), self.0.bytes.len())
     }
 }
 
@@ -192,5 +325,64 @@ mod tests {
         assert_eq!((block.iter().len(), block.is_empty()), (3, false));
         assert_eq!(block.last_key(), Some(Key::from_stored(&b"bc"[..])));
         assert_eq!(RowBlock::default().last_key(), None);
+    }
+
+    /// Puts a number of bytes before each document.
+    struct Numbered(u8);
+
+    impl RowLayout for Numbered {
+        fn put(&mut self, row: BlockRow<'_>, bytes: &mut Vec<u8>) -> usize {
+            self.0 += 1;
+            bytes.extend(std::iter::repeat_n(self.0, self.0.into()));
+            bytes.extend_from_slice(row.document);
+            usize::from(self.0) - 1
+        }
+    }
+
+    #[test]
+    fn what_is_put_around_rows_lies_between_them() {
+        let mut block = RowBlockBuilder::default();
+        let mut layout = Numbered(0);
+        for (key, document) in [("a", "one"), ("bc", ""), ("d", "three")] {
+            let row = BlockRow { key: key.as_bytes(), version: Seq(1), document: document.as_bytes() };
+            block.put(row, &mut layout);
+        }
+        let block = block.build();
+        assert_eq!(block.as_bytes(), b"\x01one\x02\x02\x03\x03\x03three");
+        let parts = [(0..1, 0, 4), (1..2, 4, 6), (0..3, 0, 14), (1..3, 4, 14), (2..2, 6, 6)];
+        for ((rows, start, end), around) in parts.into_iter().zip([0, 1, 3, 3, 0]) {
+            assert_eq!(block.laid_out(rows.clone()), (Bytes::copy_from_slice(&block.as_bytes()[start..end]), around));
+            assert_eq!(block.bytes_of(rows), end - start);
+        }
+        let rows: Vec<_> = block.iter().map(|row| (row.key, row.document)).collect();
+        assert_eq!(rows, [(&b"a"[..], &b"one"[..]), (b"bc", b""), (b"d", b"three")]);
+        assert_eq!(block.size(), block.iter().map(|row| row.size()).sum::<usize>());
+    }
+
+    #[test]
+    fn a_block_that_is_gone_leaves_nothing_in_the_next_one() {
+        let row = |key: &'static str, document: &'static str| BlockRow {
+            key: key.as_bytes(),
+            version: Seq(1),
+            document: document.as_bytes(),
+        };
+        let long = "x".repeat(1000);
+        for _ in 0..2 * MEMORIES_KEPT {
+            let (block, ()) = RowBlockBuilder::filled::<_, ()>(10, |block| {
+                block.put(BlockRow { document: long.as_bytes(), ..row("a", "") }, &mut Numbered(0));
+                Ok(())
+            })
+            .expect("rows");
+            let kept = block.shared(0);
+            drop(block);
+            let (block, ()) = RowBlockBuilder::filled::<_, ()>(10, |block| {
+                block.push(row("b", "{}"));
+                Ok(())
+            })
+            .expect("a row");
+            assert_eq!((block.len(), block.as_bytes(), block.size()), (1, &b"{}"[..], block.get(0).size()));
+            assert_eq!(block.get(0), row("b", "{}"));
+            assert_eq!(kept.document.as_bytes(), long.as_bytes(), "what somebody has is not used again");
+        }
     }
 }

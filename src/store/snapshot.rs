@@ -8,9 +8,9 @@ use redb::ReadableTableMetadata;
 
 use super::layers::{Base, LayerRow, Merged};
 use super::layout::{self, TableRecord};
-use super::memtable::{Beneath, Memtable};
+use super::memtable::{Beneath, Memtable, NewestRow};
 use super::query::{Direction, Order, Query, QueryResult};
-use super::row_block::{BlockRow, RowBlock, RowBlockBuilder};
+use super::row_block::{BLOCK_BYTES_MAX, BlockRow, DocumentsOnly, RowBlock, RowBlockBuilder, RowLayout};
 use super::settle::Settling;
 use super::tables::Tables;
 use super::{Store, StoreError, TableIndexes};
@@ -208,7 +208,20 @@ impl Snapshot {
         after: Option<&Key>,
         budget: PageBudget,
     ) -> Result<(RowBlock, bool), StoreError> {
-        RowBlockBuilder::filled(|block| self.each_row_after(table, after, budget, |row| block.push(row)))
+        self.block_laid_out(table, after, budget, &mut DocumentsOnly)
+    }
+
+    /// The same, put into the block by `layout`.
+    pub fn block_laid_out(
+        &self,
+        table: &Table,
+        after: Option<&Key>,
+        PageBudget { items, bytes }: PageBudget,
+        layout: &mut (impl RowLayout + ?Sized),
+    ) -> Result<(RowBlock, bool), StoreError> {
+        let bytes = bytes.min(BLOCK_BYTES_MAX);
+        let budget = PageBudget { items, bytes };
+        RowBlockBuilder::filled(bytes, |block| self.each_row_after(table, after, budget, |row| block.put(row, layout)))
     }
 
     /// Hands the rows whose key follows `after` to `take`, as long as there is room for another; says whether no row follows.
@@ -222,6 +235,10 @@ impl Snapshot {
         let Some(number) = self.tables.known_number(table) else {
             return Ok(true);
         };
+        if self.base.is_none() {
+            let part = self.newest.table(number);
+            return Ok(part.is_none_or(|part| each_in_memory(part.rows_after(after), budget, take)));
+        }
         let mut room = true;
         let mut rows = self.layer_rows(number, after)?;
         let mut ahead = Vec::with_capacity(ROWS_AHEAD);
@@ -378,6 +395,32 @@ impl Snapshot {
             return Ok(None);
         };
         Ok(Some((number, self.tables.record(number)?)))
+    }
+}
+
+/// [`Snapshot::each_row_after`] of rows that are all in memory, in one layer.
+fn each_in_memory<'a>(
+    mut rows: impl Iterator<Item = (&'a Key, &'a NewestRow)>,
+    mut budget: PageBudget,
+    mut take: impl FnMut(BlockRow<'_>),
+) -> bool {
+    let mut room = true;
+    let mut ahead = Vec::with_capacity(ROWS_AHEAD);
+    loop {
+        ahead.extend(rows.by_ref().take(ROWS_AHEAD.min(budget.items.saturating_add(1))));
+        if ahead.is_empty() {
+            return true;
+        }
+        black_box(ahead.iter().fold(0, |all, (key, row)| all ^ LayerRow::Newest(key, row).ask_for_memory()));
+        for (key, row) in ahead.drain(..) {
+            let Some((version, document)) = row else { continue };
+            if !room {
+                return false;
+            }
+            let row = BlockRow { key: key.as_bytes(), version: *version, document: document.as_bytes() };
+            room = budget.spend(row.size());
+            take(row);
+        }
     }
 }
 

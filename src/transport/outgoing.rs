@@ -1,10 +1,12 @@
 //! What goes out of one connection: written at once as far as the client takes it, and kept where it does not.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendFlags, send};
 use tokio::io::AsyncWrite;
@@ -24,27 +26,35 @@ pub struct Outgoing(Mutex<OutgoingState>);
 #[derive(Debug)]
 struct OutgoingState {
     stream: OwnedWriteHalf,
-    /// What the client has not taken, from `sent` on.
-    unsent: Vec<u8>,
-    sent: usize,
+    /// What the client has not taken, in order.
+    unsent: VecDeque<Bytes>,
     /// When the client last took something, while there is something that it has not taken.
     progress_at: Instant,
 }
 
 impl Outgoing {
     pub(super) fn new(stream: OwnedWriteHalf) -> Self {
-        Self(Mutex::new(OutgoingState { stream, unsent: Vec::new(), sent: 0, progress_at: Instant::now() }))
+        Self(Mutex::new(OutgoingState { stream, unsent: VecDeque::new(), progress_at: Instant::now() }))
     }
 
     /// Sends whole frames behind what was not taken yet; says whether the client has taken all of it.
     pub fn send(&self, frames: &[u8]) -> Result<bool, Gone> {
+        self.send_and_keep(frames, Bytes::copy_from_slice)
+    }
+
+    /// The same of frames that others are sent too: what is not taken at once need not be copied.
+    pub fn send_shared(&self, frames: &Bytes) -> Result<bool, Gone> {
+        self.send_and_keep(frames, |rest| frames.slice_ref(rest))
+    }
+
+    fn send_and_keep(&self, frames: &[u8], keep: impl FnOnce(&[u8]) -> Bytes) -> Result<bool, Gone> {
         let mut state = self.lock();
         let taken = if state.unsent.is_empty() { state.try_write(frames)? } else { 0 };
         if taken < frames.len() {
             if state.unsent.is_empty() {
                 state.progress_at = Instant::now();
             }
-            state.unsent.extend_from_slice(&frames[taken..]);
+            state.unsent.push_back(keep(&frames[taken..]));
         }
         Ok(state.unsent.is_empty())
     }
@@ -67,15 +77,17 @@ impl Outgoing {
         if state.unsent.is_empty() {
             return Poll::Ready(Ok(false));
         }
-        while state.sent < state.unsent.len() {
-            let taken = ready!(Pin::new(&mut state.stream).poll_write(context, &state.unsent[state.sent..]));
+        while let Some(next) = state.unsent.front_mut() {
+            let taken = ready!(Pin::new(&mut state.stream).poll_write(context, next));
             let taken = taken.ok().filter(|taken| *taken > 0).ok_or(Gone)?;
-            state.sent += taken;
+            next.advance(taken);
+            if next.is_empty() {
+                state.unsent.pop_front();
+            }
             state.progress_at = Instant::now();
         }
         // Given back: most connections never have anything to keep.
-        state.unsent = Vec::new();
-        state.sent = 0;
+        state.unsent = VecDeque::new();
         Poll::Ready(Ok(true))
     }
 
@@ -99,5 +111,45 @@ impl OutgoingState {
             Err(Errno::AGAIN) => Ok(0),
             Err(_) => Err(Gone),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_taken_at_once_is_taken_in_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let (server, _) = listener.accept().await.expect("a connection");
+        let (_reader, writer) = server.into_split();
+        let outgoing = Outgoing::new(writer);
+        let shared: Bytes = (0..64 << 10).map(|at: u32| (at % 251) as u8).collect();
+        let (mut expected, mut sent) = (Vec::new(), 0);
+        // More than the buffers of any socket.
+        while !outgoing.is_unflushed() {
+            sent += 1;
+            assert!(sent < 10_000, "the client takes it without reading");
+            let is_taken = outgoing.send_shared(&shared).expect("the client is there");
+            expected.extend_from_slice(&shared);
+            assert_eq!(is_taken, !outgoing.is_unflushed());
+        }
+        assert!(!outgoing.send(b"between").expect("the client is there"));
+        assert!(!outgoing.send_shared(&shared.slice(7..)).expect("the client is there"));
+        assert!(!outgoing.send(b"behind").expect("the client is there"));
+        for part in [b"between", &shared[7..], b"behind"] {
+            expected.extend_from_slice(part);
+        }
+        let mut taken = vec![0; expected.len()];
+        let (mut client, flush) = (client, poll_fn(|context| outgoing.poll_flush(context)));
+        let (read, flushed) = tokio::join!(client.read_exact(&mut taken), flush);
+        assert_eq!((read.expect("all of it"), flushed.expect("the client is there")), (expected.len(), true));
+        assert!(taken == expected && !outgoing.is_unflushed());
     }
 }

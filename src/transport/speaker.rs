@@ -5,10 +5,11 @@ use std::cell::RefCell;
 use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::frame_writer::Frames;
+use super::frame_writer::{Frames, binary_header};
 use super::outgoing::{Gone, Outgoing};
 use crate::feed::sync::{Mutex, MutexGuard};
 use crate::feed::{MessageKind, Outbox, Outlet, ViewChanges};
@@ -34,6 +35,9 @@ pub(super) trait Way: Send + Sync {
     /// Sends whole frames behind what was not taken yet; says whether the client has taken all of it.
     fn send(&self, frames: &[u8]) -> Result<bool, Gone>;
 
+    /// The same of frames that others are sent too.
+    fn send_shared(&self, frames: &Bytes) -> Result<bool, Gone>;
+
     /// Whether there is something that the client has not taken.
     fn is_unflushed(&self) -> bool;
 }
@@ -41,6 +45,10 @@ pub(super) trait Way: Send + Sync {
 impl Way for Outgoing {
     fn send(&self, frames: &[u8]) -> Result<bool, Gone> {
         self.send(frames)
+    }
+
+    fn send_shared(&self, frames: &Bytes) -> Result<bool, Gone> {
+        self.send_shared(frames)
     }
 
     fn is_unflushed(&self) -> bool {
@@ -158,15 +166,15 @@ impl Speaker {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Says what goes out at a time.
-    fn say(&self, speaking: &mut Speaking) -> Result<Said, Gone> {
+    /// Says what goes out at a time; `is_task` where it is the task of the connection that does.
+    fn say(&self, speaking: &mut Speaking, is_task: bool) -> Result<Said, Gone> {
         if self.way.is_unflushed() {
             return Ok(Said::Nothing);
         }
         let mut frames = FRAMES.take();
         let mut committed = None;
         let said = loop {
-            if frames.bytes().len() >= WRITE_BYTES {
+            if frames.len() >= WRITE_BYTES {
                 break Said::Part;
             }
             match speaking.session.next_step() {
@@ -180,17 +188,28 @@ impl Speaker {
                     Some(result) => speaking.session.read(result),
                     None => speaking.work.push(Work::Share(share)),
                 },
+                // To wake another thread, and be woken by it, may take as long as to read.
+                Step::Do(Work::Read(read)) if is_task => {
+                    speaking.work.extend(speaking.session.read_at_once(read, binary_header).map(Work::Read));
+                }
                 Step::Do(work) => speaking.work.push(work),
                 Step::Wait => break Said::Everything,
             }
         };
-        let sent = if frames.count() == 0 { Ok(true) } else { self.way.send(frames.bytes()) };
+        let sent = self.send(&mut frames);
         self.metrics.messages_sent.inc_by(frames.count());
         self.metrics.bytes_sent.inc_by(frames.payload_bytes());
         frames.clear(KEPT_BYTES);
         FRAMES.set(frames);
         self.note_sent(committed);
         sent.map(|_| said)
+    }
+
+    /// Says whether the client has taken all of it.
+    fn send(&self, frames: &mut Frames) -> Result<bool, Gone> {
+        let shared = frames.take_shared();
+        let sent = if frames.is_empty() { Ok(true) } else { self.way.send(frames.bytes()) };
+        shared.map_or(sent, |shared| sent.and_then(|_| self.way.send_shared(&shared)))
     }
 
     /// Passes on what waits, if the task sleeps and a message for each change is all that there is to say: the session need not
@@ -254,7 +273,7 @@ impl Speaker {
         if rest.due_ms.is_some() {
             speaking.session.tick(self.now_ms());
         }
-        let is_all = matches!(self.say(speaking), Ok(Said::Everything))
+        let is_all = matches!(self.say(speaking, false), Ok(Said::Everything))
             && speaking.work.is_empty()
             && (!self.way.is_unflushed() || PlantedBug::UnsentIsLeftToNobody.is_planted());
         let due_ms = speaking.session.due_ms();
@@ -298,7 +317,7 @@ impl Conversation {
     pub(super) fn turn(&self) -> Result<Turn, Gone> {
         self.with(|speaker, speaking| {
             speaking.session.tick(speaker.now_ms());
-            let said = speaker.say(speaking)?;
+            let said = speaker.say(speaking, true)?;
             let is_unflushed = speaker.way.is_unflushed();
             let due_ms = speaking.session.due_ms();
             let rests = said == Said::Everything && !is_unflushed;

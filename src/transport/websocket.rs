@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::frame_writer::binary_header;
 use super::outgoing::Gone;
 use super::socket::{ClientSocket, FromSocket, SocketLimits};
 use super::speaker::{Conversation, Speaker};
@@ -240,7 +241,9 @@ impl Connection {
             Work::Share(share) => self.running.push(Box::pin(async move { Done::Read(share.wait().await) })),
             Work::Read(read) => {
                 let store = self.context.store.clone();
-                self.running.push(Box::pin(async move { Done::Read(task::blocking(move || read.run(&store)).await) }));
+                self.running.push(Box::pin(async move {
+                    Done::Read(task::blocking(move || read.run_shown(&store, Some(binary_header))).await)
+                }));
             }
         }
     }

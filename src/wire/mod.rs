@@ -67,8 +67,8 @@ pub struct InitialRows {
     pub shape: Shape,
     /// The rows of the page.
     pub rows: Arc<SnapshotRows>,
-    /// Which portion of them.
-    pub portion: usize,
+    /// Which portions of them.
+    pub portions: Range<usize>,
     /// Which event of the subscription the first one is, if the client asked for states.
     pub first_number: Option<u64>,
 }
@@ -76,7 +76,7 @@ pub struct InitialRows {
 impl InitialRows {
     /// Which rows of the page they are.
     pub fn range(&self) -> Range<usize> {
-        self.rows.portion(self.portion).expect("a page has the portions that are sent of it")
+        self.rows.rows(&self.portions).expect("a page has the portions that are sent of it")
     }
 
     /// One by one.
@@ -88,6 +88,39 @@ impl InitialRows {
             number: first_number.map(|first| first + at),
             news: News::Row { shape, content: Content::Row(SnapshotRow::of(&rows, row)) },
         })
+    }
+}
+
+/// How a subscription will be sent rows of a page that is yet to be read: each as its document stands.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsToCome {
+    /// The subscription, by its number on its connection.
+    pub subscription_id: i32,
+    /// How rows are shown.
+    pub shape: Shape,
+    /// Which event of the subscription the first one of the page is, if the client asked for states.
+    pub first_number: Option<u64>,
+}
+
+/// What a transport puts before a message of so many bytes.
+pub type MessageHeader = fn(usize) -> Header;
+
+/// The bytes before a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// The first ones.
+    pub bytes: [u8; HEADER_BYTES_MAX],
+    /// How many.
+    pub len: usize,
+}
+
+/// No transport puts more before a message.
+pub const HEADER_BYTES_MAX: usize = 10;
+
+impl RowsToCome {
+    /// Whether messages of this shape end with the document of the row, as it stands.
+    pub fn can_be_laid_out(shape: Shape) -> bool {
+        matches!(shape.form, Form::Json(_)) && shape.include_document
     }
 }
 

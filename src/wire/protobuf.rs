@@ -1,12 +1,13 @@
 //! The protobuf wire: a `Request` per message from the client, a `ServerMessage` per message to it.
 
 mod event;
+mod start;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::{ClientMessage, LiveChanges, Messages, ServerMessage};
-use crate::feed::{MessageKind, ViewChanges};
+use super::{ClientMessage, LiveChanges, MessageHeader, Messages, RowsToCome, ServerMessage};
+use crate::feed::{MessageKind, ShowRows, ViewChanges};
 use crate::proto;
 use crate::row_problems::RowProblems;
 
@@ -40,6 +41,11 @@ pub fn encode(message: ServerMessage, problems: &RowProblems, out: &mut impl Mes
 pub fn encode_plain(kind: MessageKind, changes: ViewChanges, problems: &RowProblems, out: &mut impl Messages) {
     let (subscription_id, changes) = LiveChanges::plain(kind, changes);
     event::encode_changes(subscription_id, &changes, problems, out);
+}
+
+/// How `to_come` is sent by a transport that puts `header` before each message.
+pub fn shown(to_come: RowsToCome, header: MessageHeader) -> impl ShowRows {
+    event::RowMessages { to_come, header }
 }
 
 fn response(request_id: i32, result: Result<Option<Box<proto::response::Body>>, String>, out: &mut Vec<u8>) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use prost::Message;
 use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize};
@@ -92,6 +93,10 @@ impl Way for Client {
             unsent.extend_from_slice(frames);
         }
         Ok(unsent.is_empty())
+    }
+
+    fn send_shared(&self, frames: &Bytes) -> Result<bool, Gone> {
+        self.send(frames)
     }
 
     fn is_unflushed(&self) -> bool {

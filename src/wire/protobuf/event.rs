@@ -2,15 +2,18 @@
 
 use bytes::Bytes;
 use prost::Message;
-use prost::encoding::{WireType, encoded_len_varint, key_len};
+use prost::encoding::{encoded_len_varint, key_len};
 
+use super::start::Start;
 use crate::catalog::{CatalogTable, Form, Shown};
 use crate::change::{Cause, Change, ChangeKind, Document, Key, KeyValue, Seq};
-use crate::feed::{Content, Piece, Published, RowsKind, SnapshotRows};
+use crate::feed::{Content, Piece, Published, RowsKind, ShowRows, SnapshotRows};
 use crate::proto::{self, subscription_state};
 use crate::row_problems::RowProblems;
+use crate::store::BlockRow;
 use crate::wire::{
-    End, Event, InitialRows, LiveChanges, Messages, News, ResetReason, Shape, State, StateKind, TABLE_EVENT,
+    End, Event, InitialRows, LiveChanges, MessageHeader, Messages, News, ResetReason, RowsToCome, Shape, State,
+    StateKind, TABLE_EVENT,
 };
 
 const SERVER_MESSAGE_EVENT: u32 = 1;
@@ -95,16 +98,45 @@ pub(super) fn encode_rows(
     problems: &RowProblems,
     out: &mut impl Messages,
 ) {
-    let InitialRows { shape, rows, portion, first_number } = initial;
+    let InitialRows { shape, rows, portions, first_number } = initial;
     let kind = RowsKind { message: shape.message_kind(subscription_id), first_number: *first_number };
-    if let Some(messages) = rows.messages(*portion, kind) {
-        return out.put_kept(messages);
+    if let Some(messages) = rows.messages(portions, kind) {
+        return out.put_kept(&messages);
     }
-    if !rows.wants_messages(*portion) {
+    if !rows.wants_messages(portions) {
         return encode_each(subscription_id, initial, problems, out);
     }
     if let Some(messages) = out.put_to_keep(|out| encode_each(subscription_id, initial, problems, out)) {
-        rows.keep_messages(*portion, kind, messages);
+        rows.keep_messages(portions, kind, messages);
+    }
+}
+
+/// Rows to come as they go out: each with a header of the transport.
+pub(super) struct RowMessages {
+    pub(super) to_come: RowsToCome,
+    pub(super) header: MessageHeader,
+}
+
+impl ShowRows for RowMessages {
+    fn kind(&self) -> RowsKind {
+        let RowsToCome { subscription_id, shape, first_number } = self.to_come;
+        RowsKind { message: shape.message_kind(subscription_id), first_number }
+    }
+
+    fn put(&self, row: BlockRow<'_>, number: Option<u64>, bytes: &mut Vec<u8>) -> usize {
+        let numbered =
+            number.map(|number| Numbered { number, is_initial: true, version: row.version, is_resync: false });
+        let envelope = Envelope::Row { subscription_id: self.to_come.subscription_id, token: None, numbered };
+        let body = Body {
+            number: TABLE_EVENT,
+            kind: ChangeKind::Added,
+            fields: match KeyValue::plain_text_of_stored(row.key) {
+                Some(text) => Fields::Text(text),
+                None => Fields::Key(KeyValue::of_stored(row.key)),
+            },
+            rows: [Some((TABLE_EVENT_NEW, row.document)), None],
+        };
+        message_behind(Some(self.header), &envelope, Some(&body), bytes)
     }
 }
 
@@ -190,7 +222,7 @@ impl Envelope<'_> {
                 }
             }
             Self::Other(event) => {
-                start.put_before(&[], out);
+                start.finish(out);
                 event.encode_raw(out);
             }
         }
@@ -206,57 +238,6 @@ impl Numbered {
     }
 }
 
-/// The few bytes that stand before those that are copied: into an array, since a vector would look for room for each of them.
-struct Start {
-    bytes: [u8; START_BYTES_MAX],
-    len: usize,
-}
-
-/// Keys of at most two bytes and numbers of at most ten: between two copies there are eleven of each.
-const START_BYTES_MAX: usize = 11 * (2 + 10);
-
-impl Start {
-    fn new() -> Self {
-        Self { bytes: [0; START_BYTES_MAX], len: 0 }
-    }
-
-    fn byte(&mut self, byte: u8) {
-        self.bytes[self.len] = byte;
-        self.len += 1;
-    }
-
-    fn varint(&mut self, mut value: u64) {
-        while value > 0x7f {
-            self.byte(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.byte(value as u8);
-    }
-
-    fn key(&mut self, number: u32, wire_type: WireType) {
-        self.varint(u64::from(number << 3 | wire_type as u32));
-    }
-
-    /// The field `number`, a number itself.
-    fn number(&mut self, number: u32, value: u64) {
-        self.key(number, WireType::Varint);
-        self.varint(value);
-    }
-
-    /// What stands before the field `number`, which has `len` bytes.
-    fn length(&mut self, number: u32, len: usize) {
-        self.key(number, WireType::LengthDelimited);
-        self.varint(len as u64);
-    }
-
-    /// Writes it to `out`, and `copied` behind it; then it is empty.
-    fn put_before(&mut self, copied: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.bytes[..self.len]);
-        out.extend_from_slice(copied);
-        self.len = 0;
-    }
-}
-
 /// protobuf writes an int32 as the varint of its sign extension to 64 bits.
 fn id_varint(subscription_id: i32) -> u64 {
     i64::from(subscription_id).cast_unsigned()
@@ -268,32 +249,34 @@ enum Fields<'a> {
     Named(&'a [u8]),
     /// As events of any table have it: written each time, since a copy of it would be no less work.
     Key(KeyValue<'a>),
+    /// The same of a text whose characters need not be looked at.
+    Text(&'a [u8]),
 }
 
 impl Fields<'_> {
     fn len(&self) -> usize {
         match self {
             Self::Named(bytes) => bytes.len(),
-            Self::Key(key) => {
-                let len = table_key_len(*key);
-                key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
-            }
+            Self::Key(key) => table_key_field_len(table_key_len(*key)),
+            Self::Text(text) => table_key_field_len(table_key_bytes_len(text)),
         }
     }
 
     fn encode(&self, start: &mut Start, out: &mut Vec<u8>) {
         let key = match self {
             Self::Named(named) => return start.put_before(named, out),
+            Self::Text(text) => {
+                start.length(TABLE_EVENT_KEY, table_key_bytes_len(text));
+                start.length(TABLE_KEY_TEXT, text.len());
+                return start.put_before(text, out);
+            }
             Self::Key(key) => *key,
         };
         start.length(TABLE_EVENT_KEY, table_key_len(key));
         let (number, value) = match key {
             KeyValue::Text(text) => (TABLE_KEY_TEXT, text.as_bytes()),
             KeyValue::Binary(binary) => (TABLE_KEY_BINARY, binary),
-            KeyValue::Number(number) => {
-                start.key(TABLE_KEY_NUMBER, WireType::SixtyFourBit);
-                return start.put_before(&number.to_le_bytes(), out);
-            }
+            KeyValue::Number(number) => return start.double(TABLE_KEY_NUMBER, number),
         };
         start.length(number, value.len());
         start.put_before(value, out);
@@ -302,12 +285,21 @@ impl Fields<'_> {
 
 /// What a key takes as a `TableKey`.
 fn table_key_len(key: KeyValue<'_>) -> usize {
-    let len = match key {
-        KeyValue::Text(text) => text.len(),
-        KeyValue::Binary(binary) => binary.len(),
-        KeyValue::Number(_) => return key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
-    };
-    key_len(TABLE_KEY_TEXT) + encoded_len_varint(len as u64) + len
+    match key {
+        KeyValue::Text(text) => table_key_bytes_len(text.as_bytes()),
+        KeyValue::Binary(binary) => table_key_bytes_len(binary),
+        KeyValue::Number(_) => key_len(TABLE_KEY_NUMBER) + size_of::<f64>(),
+    }
+}
+
+/// The same of a text, or of bytes.
+fn table_key_bytes_len(value: &[u8]) -> usize {
+    key_len(TABLE_KEY_TEXT) + encoded_len_varint(value.len() as u64) + value.len()
+}
+
+/// What a `TableKey` of so many bytes takes as a field of an event.
+fn table_key_field_len(len: usize) -> usize {
+    key_len(TABLE_EVENT_KEY) + encoded_len_varint(len as u64) + len
 }
 
 /// The body of an event of a row, in the pieces that it is made of.
@@ -495,17 +487,34 @@ fn state_message(state: &State) -> proto::SubscriptionState {
 
 /// Puts a message together from the envelope, which is the subscriber's own, and the shared body.
 fn message(envelope: &Envelope<'_>, body: Option<&Body<'_>>, out: &mut Vec<u8>) {
+    message_behind(None, envelope, body, out);
+}
+
+/// The same behind a header of the transport; returns the bytes of that.
+fn message_behind(
+    header: Option<MessageHeader>,
+    envelope: &Envelope<'_>,
+    body: Option<&Body<'_>>,
+    out: &mut Vec<u8>,
+) -> usize {
     let body_len = body.map_or(0, Body::encoded_len);
     let framed_len = body.map_or(0, |body| key_len(body.number) + encoded_len_varint(body_len as u64) + body_len);
     let event_len = envelope.encoded_len() + framed_len;
-    out.reserve(key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len);
+    let message_len = key_len(SERVER_MESSAGE_EVENT) + encoded_len_varint(event_len as u64) + event_len;
     let mut start = Start::new();
+    if let Some(header) = header {
+        start.header(header(message_len));
+    }
+    let header_len = start.len();
+    out.reserve(header_len + message_len);
     start.length(SERVER_MESSAGE_EVENT, event_len);
     envelope.encode(&mut start, out);
     if let Some(body) = body {
         start.length(body.number, body_len);
         body.encode(&mut start, out);
     }
+    start.finish(out);
+    header_len
 }
 
 #[cfg(test)]
