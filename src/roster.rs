@@ -3,6 +3,9 @@
 /// A longer list is several pieces: it never moves as a whole to where there is more room, which would leave as much behind.
 const PIECE_LEN: usize = 16;
 
+/// Of so few pieces it counts what room they leave; the list of very many must not be copied for each that comes.
+const FEW_PIECES: usize = 8;
+
 /// What has a number.
 pub(crate) trait Numbered {
     /// The kind of number.
@@ -165,7 +168,9 @@ fn insert_into_pieces<T: Numbered>(pieces: &mut Vec<Vec<T>>, one: T) {
         next.extend(piece.drain(PIECE_LEN / 2..));
         insert(if place <= PIECE_LEN / 2 { piece } else { &mut next }, one);
     }
-    pieces.reserve_exact(1);
+    if pieces.len() < FEW_PIECES {
+        pieces.reserve_exact(1);
+    }
     pieces.insert(at + 1, next);
 }
 
