@@ -8,7 +8,7 @@ fn whoever_ends_a_subscription_makes_room_for_another() {
     let (context, _feeds) = context(&store);
     let waiting = Waiting::new(1 << 30);
     let [mut one, mut other] = [(); 2].map(|()| connect(&context, &waiting));
-    let mut ask = |session: &mut Session, command: Command| {
+    let ask = |session: &mut Session, command: Command| {
         ask(session, 1, 10, command);
         run(session, &store).remove(0)
     };
