@@ -273,6 +273,10 @@ async fn subscriptions_go_on_over_the_end_of_the_server() {
             server = backend::server_again(&mut ended, directory.path());
             proxy.server.replace(server.address.clone());
             write(&mut folded, &server.address, restart, 300).await;
+            // It may be that it was away for all of them.
+            while folded.subscriber.counters().reconnects + 1 < restart {
+                folded.next().await;
+            }
         }
         settle(&mut folded).await;
         let counters = folded.subscriber.counters();
