@@ -40,7 +40,6 @@ struct World {
     begin: Instant,
     /// Nanoseconds from writing to delivery.
     latencies: std::sync::Mutex<Histogram<u64>>,
-    late: AtomicUsize,
 }
 
 impl World {
@@ -52,7 +51,6 @@ impl World {
             all_came: (0..WRITERS_MAX).map(|_| Notify::new()).collect(),
             begin: Instant::now(),
             latencies: std::sync::Mutex::new(Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds")),
-            late: AtomicUsize::new(0),
         })
     }
 
@@ -69,7 +67,6 @@ impl World {
     fn deliver(&self, row: usize) {
         let written = self.written[row].swap(0, Ordering::AcqRel);
         if written == 0 {
-            self.late.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let latency = self.now().saturating_sub(written);

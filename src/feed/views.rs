@@ -416,9 +416,9 @@ impl Views {
 
     /// The bytes that may wait now for each of those that get every change; `None` where nobody does.
     pub(super) fn room_for_each(&self) -> Option<usize> {
-        let audiences = self.unfiltered.iter().map(|id| &self.state(*id).live);
-        let count: usize = audiences.clone().map(Roster::len).sum();
-        let waiting = audiences.flat_map(Roster::iter).map(|live| live.outbox.waiting()).next()?;
+        let rosters = self.unfiltered.iter().map(|id| &self.state(*id).live);
+        let count: usize = rosters.clone().map(Roster::len).sum();
+        let waiting = rosters.flat_map(Roster::iter).map(|live| live.outbox.waiting()).next()?;
         Some(waiting.room() / count)
     }
 
