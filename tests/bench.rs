@@ -88,8 +88,12 @@ fn readers_get_every_row() {
     let joined = rows(&tiny("4", "1", &["--scenario", "join", "--rows", "1200"]));
     assert_eq!(joined.len(), 2);
     assert_eq!((number(&joined[0], "clients"), number(&joined[1], "clients")), (1.0, 4.0));
-    let snapshot = rows(&tiny("4", "1", &["--scenario", "snapshot", "--rows", "1200", "--peer", "starfeed,bare"]));
-    assert_eq!(snapshot.len(), 2);
+    let snapshot = rows(&tiny(
+        "4",
+        "1",
+        &["--scenario", "snapshot", "--rows", "1200", "--peer", "starfeed,bare", "--rounds", "2"],
+    ));
+    assert_eq!(snapshot.len(), 4);
     assert!(joined.iter().chain(&snapshot).all(|row| number(row, "rows_per_second") > 0.0));
 }
 

@@ -51,30 +51,61 @@ pub(super) enum LayerRow<'a> {
 const LINE_BYTES: usize = 64;
 const ASKED_FOR_LINES: usize = 8;
 
-impl LayerRow<'_> {
+/// A row as it is read: it may be gone.
+pub(super) trait ReadRow {
     /// Reads a little of it, so that the rest is near when it is needed.
+    fn ask_for_memory(&self) -> u8;
+
+    /// The row, which is one of the table `number`; `None` where it is gone.
+    fn row(&self, number: u32) -> Result<Option<BlockRow<'_>>, StoreError>;
+}
+
+impl ReadRow for (&Key, &NewestRow) {
     #[inline]
-    pub(super) fn ask_for_memory(&self) -> u8 {
+    fn ask_for_memory(&self) -> u8 {
         let lines = |bytes: &[u8]| bytes.chunks(LINE_BYTES).take(ASKED_FOR_LINES).fold(0, |all, line| all ^ line[0]);
+        newest(self.0, self.1).map_or(0, |row| lines(row.key) ^ lines(row.document))
+    }
+
+    #[inline]
+    fn row(&self, _: u32) -> Result<Option<BlockRow<'_>>, StoreError> {
+        Ok(newest(self.0, self.1))
+    }
+}
+
+#[inline]
+fn newest<'a>(key: &'a Key, row: &'a NewestRow) -> Option<BlockRow<'a>> {
+    let (version, document) = row.as_ref()?;
+    Some(BlockRow { key: key.as_bytes(), version: *version, document: document.as_bytes() })
+}
+
+impl ReadRow for LayerRow<'_> {
+    fn ask_for_memory(&self) -> u8 {
         match self {
-            Self::Newest(key, Some((_, document))) => lines(key.as_bytes()) ^ lines(document.as_bytes()),
-            Self::Newest(_, None) | Self::Stored(..) => 0,
+            Self::Newest(key, row) => (*key, *row).ask_for_memory(),
+            Self::Stored(..) => 0,
         }
     }
 
-    /// The row, which is one of the table `number`; `None` where it is gone.
-    pub(super) fn row(&self, number: u32) -> Result<Option<BlockRow<'_>>, StoreError> {
+    fn row(&self, number: u32) -> Result<Option<BlockRow<'_>>, StoreError> {
         match self {
-            Self::Newest(_, None) => Ok(None),
-            Self::Newest(key, Some((version, document))) => {
-                Ok(Some(BlockRow { key: key.as_bytes(), version: *version, document: document.as_bytes() }))
-            }
+            Self::Newest(key, row) => Ok(newest(key, row)),
             Self::Stored(place, value) => {
                 let (_, key) = place.value();
                 let (version, document) = layout::checked_row(number, key, value.value())?;
                 Ok(Some(BlockRow { key, version, document }))
             }
         }
+    }
+}
+
+impl<R: ReadRow> ReadRow for Result<R, StoreError> {
+    fn ask_for_memory(&self) -> u8 {
+        self.as_ref().map_or(0, R::ask_for_memory)
+    }
+
+    fn row(&self, number: u32) -> Result<Option<BlockRow<'_>>, StoreError> {
+        self.as_ref().map_err(StoreError::clone)?.row(number)
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use redb::ReadableTableMetadata;
 
-use super::layers::{Base, LayerRow, Merged};
+use super::layers::{Base, LayerRow, Merged, ReadRow};
 use super::layout::{self, TableRecord};
-use super::memtable::{Beneath, Memtable, NewestRow};
+use super::memtable::{Beneath, Memtable};
 use super::query::{Direction, Order, Query, QueryResult};
 use super::row_block::{BLOCK_BYTES_MAX, BlockRow, DocumentsOnly, RowBlock, RowBlockBuilder, RowLayout};
 use super::settle::Settling;
@@ -229,36 +229,17 @@ impl Snapshot {
         &self,
         table: &Table,
         after: Option<&Key>,
-        mut budget: PageBudget,
-        mut take: impl FnMut(BlockRow<'_>),
+        budget: PageBudget,
+        take: impl FnMut(BlockRow<'_>),
     ) -> Result<bool, StoreError> {
         let Some(number) = self.tables.known_number(table) else {
             return Ok(true);
         };
-        if self.base.is_none() {
-            let part = self.newest.table(number);
-            return Ok(part.is_none_or(|part| each_in_memory(part.rows_after(after), budget, take)));
+        if self.base.is_some() {
+            return each_row(number, self.layer_rows(number, after)?, budget, take);
         }
-        let mut room = true;
-        let mut rows = self.layer_rows(number, after)?;
-        let mut ahead = Vec::with_capacity(ROWS_AHEAD);
-        loop {
-            ahead.extend(rows.by_ref().take(ROWS_AHEAD.min(budget.items.saturating_add(1))));
-            if ahead.is_empty() {
-                return Ok(true);
-            }
-            // Rows lie all over the memory. A processor waits for all of these together no longer than for one.
-            black_box(ahead.iter().flatten().fold(0, |all, row| all ^ row.ask_for_memory()));
-            for entry in ahead.drain(..) {
-                let entry: LayerRow<'_> = entry?;
-                let Some(row) = entry.row(number)? else { continue };
-                if !room {
-                    return Ok(false);
-                }
-                room = budget.spend(row.size());
-                take(row);
-            }
-        }
+        let rows = self.newest.table(number).map(|part| part.rows_after(after));
+        each_row(number, rows.into_iter().flatten(), budget, take)
     }
 
     /// The changes of `table` that follow `after`, oldest first.
@@ -349,7 +330,6 @@ impl Snapshot {
         };
         let mut passed = 0;
         for entry in self.layer_rows(number, None)? {
-            let entry = entry?;
             let Some(row) = entry.row(number)? else { continue };
             if passed >= offset.saturating_add(limit) {
                 break;
@@ -372,7 +352,6 @@ impl Snapshot {
         }
         let mut keys = Vec::new();
         for entry in self.layer_rows(number, None)? {
-            let entry = entry?;
             let Some(row) = entry.row(number)?.map(|row| row.to_row()) else { continue };
             let name = row.document.members().and_then(|mut members| match members.remove(member) {
                 Some(serde_json::Value::String(name)) => Some(name),
@@ -398,26 +377,27 @@ impl Snapshot {
     }
 }
 
-/// [`Snapshot::each_row_after`] of rows that are all in memory, in one layer.
-fn each_in_memory<'a>(
-    mut rows: impl Iterator<Item = (&'a Key, &'a NewestRow)>,
+/// Hands rows of the table `number` to `take`, as long as there is room for another; says whether no row follows.
+fn each_row<R: ReadRow>(
+    number: u32,
+    mut rows: impl Iterator<Item = R>,
     mut budget: PageBudget,
     mut take: impl FnMut(BlockRow<'_>),
-) -> bool {
+) -> Result<bool, StoreError> {
     let mut room = true;
     let mut ahead = Vec::with_capacity(ROWS_AHEAD);
     loop {
         ahead.extend(rows.by_ref().take(ROWS_AHEAD.min(budget.items.saturating_add(1))));
         if ahead.is_empty() {
-            return true;
+            return Ok(true);
         }
-        black_box(ahead.iter().fold(0, |all, (key, row)| all ^ LayerRow::Newest(key, row).ask_for_memory()));
-        for (key, row) in ahead.drain(..) {
-            let Some((version, document)) = row else { continue };
+        // Rows lie all over the memory. A processor waits for all of these together no longer than for one.
+        black_box(ahead.iter().fold(0, |all, row| all ^ row.ask_for_memory()));
+        for read in ahead.drain(..) {
+            let Some(row) = read.row(number)? else { continue };
             if !room {
-                return false;
+                return Ok(false);
             }
-            let row = BlockRow { key: key.as_bytes(), version: *version, document: document.as_bytes() };
             room = budget.spend(row.size());
             take(row);
         }

@@ -341,16 +341,25 @@ impl Load {
         Ok(())
     }
 
-    fn measure(&mut self, pace: Pace, duration: Duration, server: Option<&Probe>) -> anyhow::Result<Run> {
+    /// Lets changes come at `pace`; `until_sent` says how long deliveries have taken up to now, if the server tells.
+    fn measure(
+        &mut self,
+        pace: Pace,
+        duration: Duration,
+        server: Option<&Probe>,
+        until_sent: impl Fn() -> anyhow::Result<Option<Buckets>>,
+    ) -> anyhow::Result<Run> {
         self.write(pace, (duration / 4).min(Duration::from_secs(1)))?;
         let ledger = &mut self.ledger;
         let first = ledger.due.len();
         ledger.first_counted = first as u64;
         ledger.delivered = 0;
         ledger.latency.reset();
+        let sent_before = until_sent()?;
         let before = Usage::read(server)?;
         self.write(pace, duration)?;
         let used = before.until(&Usage::read(server)?);
+        let sent = sent_before.zip(until_sent()?);
         let ledger = &self.ledger;
         Ok(Run {
             pace,
@@ -365,7 +374,7 @@ impl Load {
             memory: None,
             stalled: None,
             churn: None,
-            until_sent: None,
+            until_sent: sent.map(|(before, after)| after.since(&before)),
         })
     }
 }
@@ -392,16 +401,15 @@ pub(super) async fn run(
     load.run(Load::make_rows).await?;
     for pace in paces.iter().copied() {
         let (duration, probe) = (plan.duration, subject.probe.clone());
-        let deliveries = || Ok::<_, anyhow::Error>(Buckets::read(&page::read(address.authority())?, DELIVERY_SECONDS));
-        let before = deliveries()?;
-        let mut run = load.run(move |load| load.measure(pace, duration, probe.as_ref())).await?;
+        let of = address.clone();
+        let until_sent = move || Ok(Buckets::read(&page::read(of.authority())?, DELIVERY_SECONDS));
+        let mut run = load.run(move |load| load.measure(pace, duration, probe.as_ref(), until_sent)).await?;
         let known = before_subscribers.zip(with_subscribers).zip(resident_bytes()?);
         run.memory = known.map(|((before_subscribers, with_subscribers), after_run)| Memory {
             before_subscribers,
             with_subscribers,
             after_run,
         });
-        run.until_sent = before.zip(deliveries()?).map(|(before, after)| after.since(&before));
         let is_complete = run.faults.lost == 0;
         report(run)?;
         if !is_complete {

@@ -144,14 +144,10 @@ impl Scenario {
             }
             Self::Snapshot => {
                 reading::fill(subject.address.url(), args.rows as usize, plan.payload_bytes).await?;
-                let read = reading::join(subject, plan, 1, args.rows as usize).await?;
-                report.figures("snapshot", &of_joined(subject, &read, None))?;
-                let Some(bare) = bare else { return Ok(()) };
-                let message_bytes = usize::try_from(read.bytes / read.rows.max(1))?;
-                let limit = reading::repeat(bare, plan, 1, args.rows as usize, message_bytes).await?;
-                report.figures("snapshot", &of_joined(bare, &limit, None))?;
-                let rate = limit.all_ready.as_secs_f64() / read.all_ready.as_secs_f64();
-                Ok(report.remark(&format!("  ^ {} : bare: {rate:.2} of the rows/s", subject.store))?)
+                for _ in 0..args.rounds {
+                    snapshot(args, plan, subject, bare, report).await?;
+                }
+                Ok(())
             }
             Self::Writes => {
                 writes::run(subject, plan, args.writers as usize, &args.in_flight, |written| {
@@ -161,6 +157,24 @@ impl Scenario {
             }
         }
     }
+}
+
+/// Lets one client read the table, and a bare peer send it as many ready frames.
+async fn snapshot(
+    args: &BenchArgs,
+    plan: &Plan,
+    subject: &Subject,
+    bare: Option<&Subject>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let read = reading::join(subject, plan, 1, args.rows as usize).await?;
+    report.figures("snapshot", &of_joined(subject, &read, None))?;
+    let Some(bare) = bare else { return Ok(()) };
+    let message_bytes = usize::try_from(read.bytes / read.rows.max(1))?;
+    let limit = reading::repeat(bare, plan, 1, args.rows as usize, message_bytes).await?;
+    report.figures("snapshot", &of_joined(bare, &limit, None))?;
+    let rate = limit.all_ready.as_secs_f64() / read.all_ready.as_secs_f64();
+    Ok(report.remark(&format!("  ^ {} : bare: {rate:.2} of the rows/s", subject.store))?)
 }
 
 fn ratio(figure: Option<f64>, of: Option<f64>) -> Option<f64> {
