@@ -464,7 +464,9 @@ impl Guest {
             let labels = vec![("table", table.name().to_owned())];
             metrics.live_subscriptions.get_or_create(&labels).set(gauge(live as u64));
             metrics.filters.get_or_create(&labels).set(gauge(filters as u64));
-            metrics.source_level.get_or_create(&labels).set(i64::from(source == SourceState::Level));
+            if let Some(source) = source {
+                metrics.source_level.get_or_create(&labels).set(i64::from(source == SourceState::Level));
+            }
         }
         metrics.waiting_bytes.set(gauge(waiting.bytes() as u64));
         metrics.shared_bytes.set(gauge(session.pages.bytes() as u64));

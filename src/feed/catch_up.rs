@@ -83,7 +83,7 @@ impl PageItem {
     pub fn cursor(&self) -> Option<Cursor> {
         match (&self.reached, &self.content) {
             (Reached::Cursor(cursor), _) => Some(cursor.clone()),
-            (Reached::Row(at), Content::Row(row)) => Some(Cursor::Snapshot { sent: Some((row.row().key, *at)) }),
+            (Reached::Row(at), Content::Row(row)) => Some(Cursor::Snapshot { sent: Some((row.key(), *at)) }),
             (Reached::Nowhere | Reached::Row(_), _) => None,
         }
     }
@@ -202,9 +202,10 @@ impl Page {
         self.bytes
     }
 
-    /// The same, and what its readers leave to each other of the messages that they were sent.
+    /// The same, and what its readers leave to each other: messages, and where those are yet to be made what they are made of.
     pub(super) fn kept_bytes(&self) -> usize {
-        self.bytes + self.rows.size()
+        let left_by_readers = if self.rows.is_laid_out() { 1 } else { 2 };
+        self.bytes + left_by_readers * self.rows.size()
     }
 
     /// Counts its bytes as `waiting` for as long as anybody holds what this returns: once, however many do.

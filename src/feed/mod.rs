@@ -327,7 +327,7 @@ impl Feeds {
     }
 
     /// Tells of each change of a row of `table` whose `member` is `value`, before or after it; of those who ask for a table first, its
-    /// `secrets` count. The receiver begins with something that it has not seen.
+    /// `secrets` count. What was before is nothing that the receiver is told of.
     pub fn bell(
         &self,
         table: &Table,
@@ -439,7 +439,7 @@ impl Feeds {
                 live: state.views.live_count(),
                 filters: state.views.filter_count(),
                 lag: state.window.head().0.saturating_sub(state.handed.0),
-                source: state.source.state,
+                source: (state.source.subscribers > 0).then_some(state.source.state),
             }
         };
         feeds.iter().map(figures).collect()
@@ -461,8 +461,8 @@ pub struct FeedFigures {
     pub filters: usize,
     /// How many positions what was handed over is behind what was published.
     pub lag: u64,
-    /// How its rows stand to those of the source.
-    pub source: SourceState,
+    /// How its rows stand to those of the source; `None` where nobody is subscribed, and so nobody follows it.
+    pub source: Option<SourceState>,
 }
 
 impl CommitObserver for Arc<Feeds> {

@@ -252,7 +252,7 @@ impl UnreadPage {
         self.settle(result)
     }
 
-    /// The same without waiting for the disk, and in less than a millisecond; where that cannot be, it is unread as before.
+    /// The same without waiting for the disk, and mostly in less than a millisecond; where that cannot be, it is unread as before.
     pub fn read_at_once(self, store: &Store, shown: Option<&dyn ShowRows>) -> Result<PageResult, Self> {
         if !self.is_quick(store) {
             return Err(self);

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::{MessageKind, Piece};
-use crate::change::Row;
+use crate::change::{Key, Row};
 use crate::store::{BlockRow, RowBlock, RowBlockBuilder, RowLayout};
 use crate::summary::Summary;
 use crate::view::{Secret, redacted};
@@ -268,6 +268,11 @@ impl SnapshotRow {
     /// The row, in memory of its own; nothing in it is secret.
     pub fn row(&self) -> Row {
         self.rows.block.row(self.at)
+    }
+
+    /// Its key, in memory of its own.
+    pub(crate) fn key(&self) -> Key {
+        Key::from_stored(Bytes::copy_from_slice(self.rows.get(self.at).key))
     }
 
     /// It alone.

@@ -52,7 +52,7 @@ pub(super) struct CatchingUp {
     place: Option<Cursor>,
     /// The change that the first page of a snapshot has to contain.
     at_least: Seq,
-    /// The newest change of the store when the client asked. With READY it holds everything up to there.
+    /// The newest change of the store when the client asked: READY waits for it, unless the feed has yet to publish it.
     asked_at: Seq,
     /// All rows were sent, and the client is yet to be told.
     owes_ready: bool,

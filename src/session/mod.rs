@@ -207,6 +207,11 @@ impl Session {
         unanswered >= limits.requests || self.unfinished_bytes > limits.request_bytes
     }
 
+    /// Whether it has something to do beside telling of changes of tables: requests, or what is followed otherwise.
+    pub fn has_more_than_tables(&self) -> bool {
+        !self.waiting.is_empty() || !self.replies.is_empty() || self.streams.len() > 0
+    }
+
     /// What to do next. Ask when there is room to send: what is read is read to be sent.
     pub fn next_step(&mut self) -> Step {
         loop {

@@ -186,6 +186,7 @@ pub struct Store {
 struct Shared {
     disk: Box<dyn Disk>,
     options: StoreOptions,
+    is_in_memory: bool,
     /// `None` only while a fault has made the disk unreadable.
     database: RwLock<Option<Opened>>,
     state: Mutex<WriteState>,
@@ -219,15 +220,18 @@ impl Store {
     pub fn open(disk: Box<dyn Disk>, options: StoreOptions) -> Result<Self, StoreError> {
         let recovery::Loaded { opened, journal, secret } = recovery::open(disk.as_ref(), &options)?;
         let Snapshot { position, log_bytes, .. } = *opened.present();
+        let is_in_memory = opened.present().base.is_none();
+        let journal_bytes = journal.as_ref().map_or(0, Journal::bytes);
         Ok(Self {
             shared: Arc::new(Shared {
                 disk,
                 options,
+                is_in_memory,
                 database: RwLock::new(Some(opened)),
                 state: Mutex::new(WriteState { journal, recovered: Vec::new(), failed: false }),
                 last_seq: AtomicU64::new(position.seq.0),
                 log_bytes: AtomicU64::new(log_bytes),
-                journal_bytes: AtomicU64::new(0),
+                journal_bytes: AtomicU64::new(journal_bytes),
                 settling_bytes: AtomicU64::new(0),
                 epoch: position.epoch,
                 secret,
@@ -281,8 +285,7 @@ impl Store {
 
     /// Whether all of it is in memory, so that nobody who reads it waits for a disk.
     pub fn is_in_memory(&self) -> bool {
-        let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
-        database.as_ref().is_some_and(|opened| opened.present().base.is_none())
+        self.shared.is_in_memory
     }
 
     /// The newest position.

@@ -23,7 +23,7 @@ pub trait CommitObserver: Send {
 pub struct WriterLimits {
     /// Bytes of mutations that may wait; more are refused.
     pub queue_bytes: usize,
-    /// Bytes of mutations that go into one commit; a single larger unit still goes, alone.
+    /// Bytes of mutations that go into one commit; the unit that goes beyond them is the last one in it.
     pub commit_bytes: usize,
 }
 

@@ -270,6 +270,10 @@ impl Speaker {
             // It is on its way, or waits for the client: it looks by itself.
             return true;
         };
+        if speaking.session.has_more_than_tables() {
+            // It may take long, and whoever publishes has others to serve.
+            return false;
+        }
         if rest.due_ms.is_some() {
             speaking.session.tick(self.now_ms());
         }

@@ -398,7 +398,7 @@ impl CloseReason {
     /// How it is said.
     pub const fn close(self) -> Close {
         let (code, text, retry) = match self {
-            Self::Asked => (1000, "goodbye", Retry::No),
+            Self::Asked => (1000, "your own close frame, sent back", Retry::No),
             Self::ShuttingDown => (1001, "the server is shutting down; connect again in a moment", Retry::Yes),
             Self::Protocol => (1002, "WebSocket protocol error", Retry::No),
             Self::WrongFrameType => (1003, "send binary frames: each is one protobuf Request", Retry::No),

@@ -31,10 +31,13 @@ fn there_is_one_feed_while_somebody_subscribes_and_none_otherwise() {
     for reader in &mut readers {
         assert_eq!(reader.next(), "UPDATED a.example new=2 old=1");
     }
+    assert_eq!(server.metric("starfeed_source_level{table=\"domain_login\"}"), 1.0);
     assert_eq!(setup.database.connections(), 2);
     drop(readers);
     until_feeds(&setup, &[]);
     eventually("nor is there a canary", || setup.database.open_feeds().is_empty());
+    let (_, metrics) = server.page("/metrics");
+    assert!(!metrics.contains("starfeed_source_level{"), "a table that nobody follows is neither level nor in doubt");
 
     setup.put("a.example", "3");
     setup.delete("b.example");

@@ -81,9 +81,10 @@ fn feeds(context: &SessionContext) -> TaskTree {
 
 fn feed(FeedFigures { table, live, filters, source, lag }: FeedFigures) -> TaskTree {
     let source = match source {
-        SourceState::Level => "level",
-        SourceState::Unread { .. } => "not read from the source yet",
-        SourceState::InDoubt(_) => "not followed in the source",
+        Some(SourceState::Level) => "level",
+        Some(SourceState::Unread { .. }) => "not read from the source yet",
+        Some(SourceState::InDoubt(_)) => "not followed in the source",
+        None => "nobody is subscribed",
     };
     leaf(format!("{table}: {live} live subscriptions, {filters} filters, {lag} changes to hand over, {source}"))
 }

@@ -17,7 +17,7 @@ use crate::change::{Document, Key, Table, Timestamp};
 use crate::feed::{Feeds, Outbox, Outlet, Waiting};
 use crate::metrics::Metrics;
 use crate::planted::PlantedBug;
-use crate::proto::{self, event::Body, server_message::MessageType};
+use crate::proto::{self, event::Body, request::Command, server_message::MessageType};
 use crate::session::tests::{ask, context, store, subscribe};
 use crate::session::{Session, Work};
 use crate::store::{Mutation, Store};
@@ -164,6 +164,51 @@ fn run_task(conversation: &Conversation, speaker: &Speaker, client: &Client, sto
     if !is_working && !client.flush() && !turn.has_more {
         block_on(speaker.woken());
     }
+}
+
+/// Answers are in what the client was sent.
+fn has_response(client: &Client, request_id: i32) -> bool {
+    let message_type =
+        Some(MessageType::Response(proto::Response { request_id, is_success: true, ..Default::default() }));
+    let response = proto::ServerMessage { message_type }.encode_to_vec();
+    client.taken().windows(response.len()).any(|taken| taken == response)
+}
+
+fn a_request_beside_a_publisher() {
+    let store = store();
+    let (context, feeds) = context(&store);
+    let client = Arc::new(Client::default());
+    let speaker = Speaker::new(Arc::clone(&client) as _, Arc::new(Metrics::default()), Instant::now());
+    let outbox = Outbox::new(1 << 20, Waiting::new(1 << 30), Arc::clone(&speaker) as _);
+    let mut session = Session::new(context, Principal::Anonymous, String::new(), outbox);
+    let options = Some(proto::SubscribeOptions { states: Some(true), ..Default::default() });
+    let subscribe = Command::SubscribeDomainLoginList(proto::RequestSubscribeDomainLoginList { options });
+    ask(&mut session, 1, 10, subscribe);
+    let conversation = speaker.begin(session);
+    loop {
+        let turn = conversation.turn().expect("the client is there");
+        if turn.work.is_empty() {
+            break;
+        }
+        for work in turn.work {
+            let Work::Read(read) = work else { panic!("{work:?} is for nobody here") };
+            let result = read.run(&store);
+            conversation.tell(|session| session.read(result));
+        }
+    }
+    // The task has read it, and has yet to have its turn.
+    let unsubscribe = Command::Unsubscribe(proto::RequestUnsubscribe { subscription_id: 0 });
+    conversation.tell(|session| ask(session, 2, 10, unsubscribe));
+    write(&store, &feeds);
+    assert!(!has_response(&client, 2), "a publisher has carried out a request");
+    block_on(speaker.woken());
+    conversation.turn().expect("the client is there");
+    assert!(has_response(&client, 2), "the task was woken for nothing");
+}
+
+#[test]
+fn a_publisher_leaves_requests_to_the_task() {
+    tried_in(1, None, a_request_beside_a_publisher);
 }
 
 #[test]
