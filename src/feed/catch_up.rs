@@ -202,7 +202,7 @@ impl Page {
         self.bytes
     }
 
-    /// The same, and what its readers leave to each other: messages, and where those are yet to be made what they are made of.
+    /// The same, and what its readers leave to each other: messages, and the pieces of those that do not lie ready.
     pub(super) fn kept_bytes(&self) -> usize {
         let left_by_readers = if self.rows.is_laid_out() { 1 } else { 2 };
         self.bytes + left_by_readers * self.rows.size()

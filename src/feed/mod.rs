@@ -327,7 +327,7 @@ impl Feeds {
     }
 
     /// Tells of each change of a row of `table` whose `member` is `value`, before or after it; of those who ask for a table first, its
-    /// `secrets` count. What was before is nothing that the receiver is told of.
+    /// `secrets` count. The receiver is told only of what comes after.
     pub fn bell(
         &self,
         table: &Table,

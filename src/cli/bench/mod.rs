@@ -97,7 +97,7 @@ pub(super) struct BenchArgs {
     /// What to measure by turns; beside `bare`, the others' rows are divided by its
     #[arg(long, value_enum, value_delimiter = ',', default_value = "starfeed")]
     peer: Vec<PeerKind>,
-    /// How often each row is measured; then the medians of the ratios are printed
+    /// How often each row is measured, in the scenarios `fan-out`, `churn` and `snapshot`; of the first two the medians of the ratios are printed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Give server and load generator a processor each

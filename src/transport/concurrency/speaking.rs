@@ -156,17 +156,21 @@ fn a_connection_beside_a_publisher(is_slow: bool) {
 fn run_task(conversation: &Conversation, speaker: &Speaker, client: &Client, store: &Store) {
     let turn = conversation.turn().expect("the client is there");
     let is_working = !turn.work.is_empty();
-    for work in turn.work {
-        let Work::Read(read) = work else { panic!("{work:?} is for nobody here") };
-        let result = read.run(store);
-        conversation.tell(|session| session.read(result));
-    }
+    do_all(turn.work, conversation, store);
     if !is_working && !client.flush() && !turn.has_more {
         block_on(speaker.woken());
     }
 }
 
-/// Answers are in what the client was sent.
+fn do_all(work: Vec<Work>, conversation: &Conversation, store: &Store) {
+    for work in work {
+        let Work::Read(read) = work else { panic!("{work:?} is for nobody here") };
+        let result = read.run(store);
+        conversation.tell(|session| session.read(result));
+    }
+}
+
+/// Whether the client was sent that this request has succeeded.
 fn has_response(client: &Client, request_id: i32) -> bool {
     let message_type =
         Some(MessageType::Response(proto::Response { request_id, is_success: true, ..Default::default() }));
@@ -190,11 +194,7 @@ fn a_request_beside_a_publisher() {
         if turn.work.is_empty() {
             break;
         }
-        for work in turn.work {
-            let Work::Read(read) = work else { panic!("{work:?} is for nobody here") };
-            let result = read.run(&store);
-            conversation.tell(|session| session.read(result));
-        }
+        do_all(turn.work, &conversation, &store);
     }
     // The task has read it, and has yet to have its turn.
     let unsubscribe = Command::Unsubscribe(proto::RequestUnsubscribe { subscription_id: 0 });
